@@ -1,0 +1,1 @@
+"""Annotation: structure masks predicted by trained models, added to dataset folders."""

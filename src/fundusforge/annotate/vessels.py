@@ -1,0 +1,189 @@
+"""A trained segmenter, ready for any fundus photograph whatever its size.
+
+Networks read vessels best at the scale at which they learned them, so every photograph is first cut to its
+field of view and brought to the field-of-view diameter of the training images; the probabilities are scaled
+back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fundusforge import weights
+from fundusforge.config import from_json
+from fundusforge.images import Grey, Image, grey_clahe, resize
+from fundusforge.models.unet import Segmentation, UNetConfig, predict
+from fundusforge.prepare.field import Square, field_of_mask, find_field
+from fundusforge.records import DatasetError
+from fundusforge.training import parallel
+from fundusforge.training.checkpoint import fill, load_model, model_file
+
+Probability = NDArray[np.float32]
+"""(H, W) float32 in [0, 1]."""
+
+
+def patient_digest(patient: str) -> str:
+    """Return what a model stores of a patient it has seen: 32 hexadecimal digits of a SHA-256."""
+    return hashlib.sha256(patient.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Segmenter:
+    """A segmentation network with what it needs to be used on its own."""
+
+    net: Segmentation
+    """In evaluation mode, on its device."""
+    config: UNetConfig
+    name: str = "segmenter"
+    """Name and first digits of the SHA-256 of its weights."""
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    """Per mask, the probability of highest F1 on training images; 0.5 where none was measured."""
+    diameter: float | None = None
+    """Median diameter in pixels of the training images' fields of view, as the network saw them."""
+    patients: frozenset[str] = frozenset()
+    """Digests (see `patient_digest`) of the patients it was trained on."""
+
+    @classmethod
+    def load(cls, path: Path | None = None, *, device: str = "auto") -> Segmenter:
+        """Load a segmenter.
+
+        Args:
+            path: A run folder or a file of weights; the embedded vessel segmenter if None.
+            device: `auto` (a GPU where there is one), `cpu`, `cuda`, ...
+
+        Raises:
+            CheckpointError, ConfigError: Missing, truncated or foreign weights, or another family's.
+            DatasetError: No embedded weights in this installation.
+        """
+        file = model_file(Path(path)) if path is not None else weights.default("unet")
+        tensors, metadata = load_model(file, kind="unet")
+        config = from_json(UNetConfig, metadata["config"], where=str(file))
+        # The encoder's weights come from the file; nothing is downloaded to load a model.
+        net = Segmentation(replace(config, pretrained=False))
+        fill(net, {name.removeprefix("net."): tensor for name, tensor in tensors.items()}, where=file)
+        calibration = json.loads(metadata.get("calibration", "{}"))
+        return cls(
+            net=net.to(parallel.start(device).device).eval(),
+            config=config,
+            name=weights.name_of(file),
+            thresholds=calibration.get("threshold", {}),
+            diameter=calibration.get("diameter"),
+            patients=frozenset(json.loads(metadata.get("patients", "[]"))),
+        )
+
+    @property
+    def threshold(self) -> float:
+        """Threshold of the vessels."""
+        return self.threshold_of("vessels")
+
+    def threshold_of(self, mask: str) -> float:
+        """Probability from which a pixel belongs to a mask."""
+        return self.thresholds.get(mask, 0.5)
+
+    def probability(
+        self, image: Image, field_of_view: Grey | None = None, *, mask: str = "vessels"
+    ) -> Probability:
+        """Return the probability of one structure; see `probabilities`.
+
+        Raises:
+            DatasetError: The model does not predict this structure.
+        """
+        if mask not in self.config.masks:
+            raise DatasetError(f"{self.name} predicts {', '.join(self.config.masks)}, not {mask}")
+        return self.probabilities(image, field_of_view)[mask]
+
+    def probabilities(self, image: Image, field_of_view: Grey | None = None) -> dict[str, Probability]:
+        """Predict every structure that the model knows.
+
+        Args:
+            image: (H, W, 3) uint8 RGB of any size.
+            field_of_view: (H, W) uint8, 0 outside; found in the image if None.
+
+        Returns:
+            Per mask (H, W) float32 in [0, 1], 0 outside the field of view.
+
+        Raises:
+            DatasetError: No field of view is found, or it is empty.
+            ValueError: The field of view has another size than the image.
+        """
+        field_of_view = detect_field(image) if field_of_view is None else field_of_view
+        if field_of_view.shape != image.shape[:2]:
+            raise ValueError(f"field of view is {field_of_view.shape}, but the image {image.shape[:2]}")
+        square, side = self._square(field_of_view), self.config.diameter
+        inside = (resize(square.cut(field_of_view), side) > 127).astype(np.uint8)
+        small = resize(square.cut(image), side) * inside[..., None]
+        found = self._predict(grey_clahe(small) if self.config.inputs == "grey" else small, inside)
+        maps = {}
+        for name, values in zip(self.config.masks, found, strict=True):
+            maps[name] = _paste(np.clip(resize(values, square.side), 0, 1), square, image.shape)
+            maps[name][field_of_view == 0] = 0
+        return maps
+
+    def _predict(self, pixels: Image, inside: Grey) -> Probability:
+        """Run the network on a square (S, S, 3) and its field of view of 0 and 1; returns (C, S, S)."""
+        device = next(self.net.parameters()).device
+        image = torch.from_numpy(pixels.astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
+        field = torch.from_numpy(inside.astype(np.float32))[None, None]
+        return predict(self.net, self.config, image.to(device), field.to(device)).float().cpu().numpy()
+
+    def _square(self, field_of_view: Grey) -> Square:
+        """The square to cut, so that the field of view has the size it had in training."""
+        square = _square_of(field_of_view)
+        if not self.diameter:
+            return square
+        side = max(8, round(square.side * self.config.diameter / self.diameter))
+        shift = (square.side - side) // 2
+        return Square(left=square.left + shift, top=square.top + shift, side=side)
+
+
+def _square_of(field_of_view: Grey) -> Square:
+    field = field_of_mask(field_of_view)
+    if field is None:
+        raise DatasetError("the field of view is empty")
+    return field.square()
+
+
+def field_extent(field_of_view: Grey) -> int:
+    """Return the diameter in pixels of a field of view (H, W), as `prepare` frames it.
+
+    Raises:
+        DatasetError: It is empty.
+    """
+    return _square_of(field_of_view).side
+
+
+def detect_field(image: Image) -> Grey:
+    """Return the field of view of a photograph (H, W, 3), as a mask (H, W) of 0 and 255.
+
+    Raises:
+        DatasetError: None is found.
+    """
+    field = find_field(image)
+    if field is None:
+        raise DatasetError("no field of view found: expected a bright retina in dark surroundings")
+    return field.mask(*image.shape[:2])
+
+
+def _paste(values: Probability, square: Square, shape: tuple[int, ...]) -> Probability:
+    """Return (H, W) with the values of the square in their place, 0 elsewhere."""
+    height, width = shape[:2]
+    top, bottom = max(0, square.top), min(height, square.top + square.side)
+    left, right = max(0, square.left), min(width, square.left + square.side)
+    whole = np.zeros((height, width), np.float32)
+    whole[top:bottom, left:right] = values[
+        top - square.top : bottom - square.top, left - square.left : right - square.left
+    ]
+    return whole
+
+
+def known_patients(patients: Iterable[str]) -> frozenset[str]:
+    """Digests of these patients, to compare with `Segmenter.patients`."""
+    return frozenset(patient_digest(patient) for patient in patients)

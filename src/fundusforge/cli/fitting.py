@@ -1,0 +1,348 @@
+"""What `fundusforge train` puts together: data, model, judge, and at the end thresholds and facts.
+
+The training core knows no metric; here the two meet.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from fundusforge.annotate.vessels import Segmenter, field_extent, known_patients
+from fundusforge.config import to_json
+from fundusforge.evaluate.vessels import best_threshold, vessel_scores
+from fundusforge.images import colour_code, read_image, read_mask, resize
+from fundusforge.models import ModelConfig
+from fundusforge.models.pix2pix import Generator, Pix2PixConfig
+from fundusforge.models.recipe import Recipe
+from fundusforge.models.unet import Segmentation, UNetConfig
+from fundusforge.records import DatasetError, Record, check_splits, read_folder
+from fundusforge.sample.painter import Painter
+from fundusforge.training import checkpoint, parallel
+from fundusforge.training.batches import Batches
+from fundusforge.training.checkpoint import annotate_metadata, model_file
+from fundusforge.training.loop import Validation, train
+from fundusforge.training.run import STATE, LoopConfig
+
+JUDGED = 32
+"""Images of split `val` on which a model is judged, evenly spread, so that judging stays quick."""
+CALIBRATED = 20
+"""Training images on which thresholds are chosen."""
+CHANGED_BATCHES = 40
+"""Batches of eight changed crops on which thresholds are chosen instead, where the configuration says so."""
+
+
+def fit(
+    config: UNetConfig | Pix2PixConfig,
+    folders: Sequence[Path],
+    run: Path,
+    *,
+    loop: LoopConfig,
+    resume: bool = False,
+    warm_start: Path | None = None,
+    segmenter: Path | None = None,
+    quiet: bool = False,
+) -> dict[str, Any] | None:
+    """Train one model on dataset folders, judge it, and write into the model what its user must know.
+
+    Args:
+        config: The model.
+        folders: Dataset folders; their patients may not stand in two splits.
+        run: Run folder.
+        loop: How to train.
+        resume: Go on where the run stood.
+        warm_start: Weights to start from.
+        segmenter: For pix2pix, a vessel model that shares no patient with the training images.
+        quiet: No progress on standard error.
+
+    Returns:
+        `run`, `model`, `images`, `seconds`, `finished` and `figures` on split `val`; None in processes
+        other than the first.
+
+    Raises:
+        DatasetError: The folders do not fit each other, or lack what the model needs.
+        RunError, CheckpointError, TrainingError: See `fundusforge.training.loop.train`.
+    """
+    records = gather(folders)
+    learnt = [record for record in records if record.split == "train"]
+    judged = spread([record for record in records if record.split == "val"], JUDGED)
+    if not learnt:
+        raise DatasetError(f"{', '.join(map(str, folders))}: no record of split `train`")
+    process = parallel.start(loop.device)
+    if isinstance(config, Pix2PixConfig):
+        whole = (record for record in learnt if set(config.masks) <= set(record.masks))
+        config = replace(config, cameras=tuple(sorted({_camera(record) for record in whole})))
+    # A model's first weights are drawn here, before the loop takes the seeding over.
+    torch.manual_seed(loop.seed)
+    recipe = cast(Recipe, config.build())
+    batches = Batches(
+        Path("/"), learnt, recipe.view, batch=loop.batch, seed=loop.seed, rank=process.rank,
+        world=process.world, workers=loop.workers, cache_gb=loop.cache_gb,
+    )  # fmt: skip
+    if isinstance(config, Pix2PixConfig):
+        if warm_start and not (run / STATE).exists():
+            # Not in the loop, because the codes of this data must replace those of the older data.
+            print(
+                f"warm start from {warm_start}: {checkpoint.warm_start(recipe.nets, warm_start)}",
+                file=sys.stderr,
+            )
+            warm_start = None
+        fit_codes(cast(Generator, recipe.nets["generator"]), config, [learnt[i] for i in batches.members])
+        validation = painting_judge(config, judged, segmenter, learnt)
+    else:
+        diameter = training_diameter(config, learnt)
+        validation = segmentation_judge(config, judged, diameter=diameter)
+    trained = train(
+        recipe, batches, loop, run, config_json=to_json(config, kind=ModelConfig, indent=None),
+        data=describe(folders, learnt, judged), validate=validation, resume=resume, warm_start=warm_start,
+        quiet=quiet,
+    )  # fmt: skip
+    if not process.main:
+        return None
+    figures = finish(run, config, learnt, judged, validation)
+    clock = trained.clock
+    return {
+        "run": str(run), "model": str(model_file(run)), "images": clock.images,
+        "seconds": round(clock.seconds, 1), "finished": trained.finished, "figures": figures,
+    }  # fmt: skip
+
+
+def gather(folders: Sequence[Path]) -> list[Record]:
+    """Read folders that meet in one command into one list, with absolute paths.
+
+    Raises:
+        DatasetError: A folder is broken, or a patient stands in two splits.
+    """
+    read = [(folder, read_folder(folder)) for folder in folders]
+    check_splits(*read)
+    return [located(record, folder) for folder, records in read for record in records]
+
+
+def located(record: Record, folder: Path) -> Record:
+    """Return the record with absolute paths, so that records of several folders can stand in one list."""
+
+    def place(path: str) -> str:
+        return str((Path(folder) / path).resolve())
+
+    return replace(
+        record,
+        image=place(record.image),
+        masks={name: replace(mask, path=place(mask.path)) for name, mask in record.masks.items()},
+        field_of_view=place(record.field_of_view) if record.field_of_view else None,
+    )
+
+
+def spread(records: Sequence[Record], count: int) -> list[Record]:
+    """Return at most `count` records, evenly spaced over all of them."""
+    places = np.unique(np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int))
+    return [records[place] for place in places]
+
+
+def describe(folders: Sequence[Path], learnt: Sequence[Record], judged: Sequence[Record]) -> dict[str, Any]:
+    """What a model was trained on, for the run's `config.json`."""
+    return {
+        "folders": [Path(folder).name for folder in folders],
+        "sources": sorted({record.source for record in learnt}),
+        "train": len(learnt),
+        "judged": len(judged),
+    }
+
+
+def _camera(record: Record) -> str:
+    return record.camera or record.source
+
+
+def fit_codes(generator: Generator, config: Pix2PixConfig, records: Sequence[Record]) -> None:
+    """Give a generator the camera-and-colour codes of its training images."""
+    if not config.code:
+        return
+    codes = [colour_code(read_image(Path(record.image)), field_of(record)) for record in records]
+    generator.fit_codes(torch.from_numpy(np.stack(codes)), [_camera(record) for record in records])
+
+
+def field_of(record: Record) -> np.ndarray | None:
+    """Read a located record's field of view; None if it has none."""
+    return read_mask(Path(record.field_of_view)) if record.field_of_view else None
+
+
+# ---- judges ------------------------------------------------------------------------------------------------
+
+
+class _Shown:
+    """Pictures of the judged records, read once."""
+
+    def __init__(self, records: Sequence[Record], names: Sequence[str]) -> None:
+        self.rows = []
+        for record in records:
+            image, field = read_image(Path(record.image)), field_of(record)
+            field = np.full(image.shape[:2], 255, np.uint8) if field is None else field
+            masks = {name: read_mask(Path(record.masks[name].path)) for name in names if name in record.masks}
+            self.rows.append((image, field, masks))
+
+
+def segmentation_scores(segmenter: Segmenter, shown: _Shown, *, calibrated: bool) -> dict[str, float]:
+    """F1 and AUC of every mask, over all pixels inside the fields of view, at the images' own size.
+
+    Where the segmenter is not `calibrated` yet, F1 is that of the best threshold on these very images: good
+    enough to choose among states of one training, not to be quoted.
+    """
+    found = [(segmenter.probabilities(image, field), masks, field) for image, field, masks in shown.rows]
+    scores: dict[str, float] = {}
+    for name in segmenter.config.masks:
+        rows = [(maps[name], masks[name], field) for maps, masks, field in found if name in masks]
+        if not any((mask[field > 0] > 0).any() for _, mask, field in rows):
+            continue
+        maps, masks, fields = (list(column) for column in zip(*rows, strict=True))
+        threshold = segmenter.threshold_of(name) if calibrated else best_threshold(maps, masks, fields)
+        result = vessel_scores(maps, masks, fields, threshold=threshold)
+        scores |= {f"{name}_f1": result.f1 or 0.0, f"{name}_auc": result.auc or 0.0}
+    return scores
+
+
+def segmentation_judge(
+    config: UNetConfig, records: Sequence[Record], *, diameter: float | None
+) -> Validation | None:
+    """Judge a segmenter by the mean F1 of its masks on split `val`; None if nothing there has one of them."""
+    records = [record for record in records if set(config.masks) & set(record.masks)]
+    if not records:
+        return None
+    shown = _Shown(records, config.masks)
+
+    def judge(nets: nn.ModuleDict) -> dict[str, float]:
+        segmenter = Segmenter(net=cast(Segmentation, nets["net"]), config=config, diameter=diameter)
+        scores = segmentation_scores(segmenter, shown, calibrated=False)
+        f1 = [value for name, value in scores.items() if name.endswith("_f1")]
+        return scores | {"f1": float(np.mean(f1)) if f1 else 0.0}
+
+    return Validation(judge=judge, score="f1")
+
+
+def painting_judge(
+    config: Pix2PixConfig, records: Sequence[Record], segmenter: Path | None, learnt: Sequence[Record]
+) -> Validation | None:
+    """Judge a generator on the masks of split `val`.
+
+    `l1` is the mean difference to the real photographs in their own colours; `agreement` the AUC of a
+    segmenter's vessels on the painted image against the painted mask. Only agreement chooses the best
+    state: the lowest L1 belongs to blurred early pictures.
+
+    Raises:
+        DatasetError: The segmenter has seen a patient whom the generator learns from.
+    """
+    records = [record for record in records if set(config.masks) <= set(record.masks)]
+    reader = Segmenter.load(segmenter) if segmenter else None
+    if reader and (shared := reader.patients & known_patients(record.patient for record in learnt)):
+        raise DatasetError(
+            f"{segmenter}: was trained on {len(shared)} of the generator's training patients, so its "
+            "agreement would flatter; name a segmenter of other patients"
+        )
+    if not records:
+        return None
+    shown = _Shown(records, config.masks)
+
+    def judge(nets: nn.ModuleDict) -> dict[str, float]:
+        painter = Painter(generator=cast(Generator, nets["generator"]))
+        differences, maps, masks, fields = [], [], [], []
+        for place, (image, field, structures) in enumerate(shown.rows):
+            inputs = {name: structures[name] for name in config.masks}
+            stack, inside = painter.stack(inputs, field, size=config.size)
+            painted = painter.paint(stack, inside, seed=place, code=colour_code(image, field))
+            real = resize(image, config.size).astype(np.float32)
+            differences.append(np.abs(painted.astype(np.float32) - real)[inside > 0].mean() / 255)
+            if reader and "vessels" in inputs:
+                maps.append(reader.probability(painted, inside))
+                masks.append(stack[config.masks.index("vessels")])
+                fields.append(inside)
+        scores = {"l1": float(np.mean(differences))}
+        if reader and maps:
+            result = vessel_scores(maps, masks, fields, threshold=reader.threshold)
+            scores |= {"agreement": result.auc or 0.0, "agreement_f1": result.f1 or 0.0}
+        return scores
+
+    return Validation(judge=judge, score="agreement" if reader and "vessels" in config.masks else None)
+
+
+# ---- the end -----------------------------------------------------------------------------------------------
+
+
+def finish(
+    run: Path,
+    config: UNetConfig | Pix2PixConfig,
+    learnt: Sequence[Record],
+    judged: Sequence[Record],
+    validation: Validation | None,
+) -> dict[str, float]:
+    """Write thresholds, figures, terms and digests of the training patients into the model."""
+    facts: dict[str, Any] = {}
+    if isinstance(config, UNetConfig):
+        segmenter = replace(Segmenter.load(run), diameter=training_diameter(config, learnt))
+        segmenter = replace(segmenter, thresholds=thresholds_of(segmenter, learnt))
+        facts["calibration"] = {"threshold": segmenter.thresholds, "diameter": segmenter.diameter}
+        shown = _Shown(judged, config.masks)
+        figures = segmentation_scores(segmenter, shown, calibrated=True) if judged else {}
+    else:
+        nets = nn.ModuleDict({"generator": Painter.load(run).generator})
+        figures = dict(validation.judge(nets)) if validation else {}
+    annotate_metadata(
+        run,
+        figures=figures,
+        terms=sorted({f"{record.source}: {record.terms or 'unknown'}" for record in learnt}),
+        sources=sorted({record.source for record in learnt}),
+        patients=sorted(known_patients(record.patient for record in learnt)),
+        **facts,
+    )
+    return figures
+
+
+def training_diameter(config: UNetConfig, learnt: Sequence[Record]) -> float | None:
+    """Median diameter in pixels of the training images' fields of view as the network sees them."""
+    fields = [field for record in spread(learnt, CALIBRATED) if (field := field_of(record)) is not None]
+    extents = [field_extent(field) * config.diameter / max(field.shape) for field in fields]
+    return float(np.median(extents)) if extents else None
+
+
+def thresholds_of(segmenter: Segmenter, learnt: Sequence[Record]) -> dict[str, float]:
+    """Choose each mask's threshold, that of highest F1, on training images as the configuration says.
+
+    Where people drew some of the masks, only those count: drawn eyes are easier than photographs.
+    """
+    chosen = {}
+    for name in segmenter.config.masks:
+        owners = [record for record in learnt if name in record.masks]
+        owners = [record for record in owners if record.masks[name].origin == "human"] or owners
+        rows = (
+            _changed_crops(segmenter, owners, name)
+            if segmenter.config.calibration == "augmented"
+            else [
+                (segmenter.probability(image, field, mask=name), masks[name], field)
+                for image, field, masks in _Shown(spread(owners, CALIBRATED), [name]).rows
+            ]
+        )
+        if any((mask[field > 0] > 0).any() for _, mask, field in rows):
+            chosen[name] = best_threshold(*(list(column) for column in zip(*rows, strict=True)))
+    return chosen
+
+
+def _changed_crops(
+    segmenter: Segmenter, owners: Sequence[Record], name: str
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Predictions, masks and fields of view of crops changed as in training, each (H, W)."""
+    channel = segmenter.config.masks.index(name)
+    crops = iter(Batches(Path("/"), owners, segmenter.config.build().view, batch=8, seed=1))
+    device = next(segmenter.net.parameters()).device
+    rows = []
+    for _ in range(CHANGED_BATCHES if owners else 0):
+        batch = next(crops)
+        with torch.inference_mode():
+            logits = segmenter.net(batch["image"].to(device), batch["field_of_view"].to(device))
+        found = logits.sigmoid()[:, channel].float().cpu().numpy()
+        masks = batch["masks"][:, channel].numpy()
+        rows += list(zip(found, masks, batch["field_of_view"][:, 0].numpy(), strict=True))
+    return rows

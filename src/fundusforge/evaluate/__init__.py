@@ -1,0 +1,1 @@
+"""Judging synthetic images against real ones: one metric, one file."""

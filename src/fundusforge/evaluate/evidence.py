@@ -1,0 +1,134 @@
+"""What the metrics look at: two sets of images, read when asked for, and the segmenter that re-reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fundusforge.images import Grey, Image, read_image, read_mask
+from fundusforge.records import DatasetError, Record
+
+Segment = Callable[[Image, Grey | None], NDArray[np.float32]]
+"""(H, W, 3) uint8 RGB and its (H, W) field of view or None, to (H, W) float32 vessel probability."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """Records of one folder; pictures are read when asked for."""
+
+    folder: Path
+    records: Sequence[Record]
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.records)
+
+    @property
+    def patients(self) -> list[str]:
+        """The patient of each image."""
+        return [record.patient for record in self.records]
+
+    def image(self, index: int) -> Image:
+        """Return image `index`, (H, W, 3) uint8 RGB."""
+        return read_image(self.folder / self.records[index].image)
+
+    def mask(self, index: int, name: str) -> Grey:
+        """Return a mask of image `index`, (H, W) uint8 0/255."""
+        return read_mask(self.folder / self.records[index].masks[name].path)
+
+    def field_of_view(self, index: int) -> Grey | None:
+        """Return the field of view of image `index`, (H, W) uint8 0/255, or None if it has none.
+
+        Raises:
+            DatasetError: It cannot be read, or nothing is inside it.
+        """
+        path = self.records[index].field_of_view
+        if path is None:
+            return None
+        field_of_view = read_mask(self.folder / path)
+        if not field_of_view.any():
+            raise DatasetError(
+                f"{self.folder / path}: the field of view is empty, so nothing can be measured"
+            )
+        return field_of_view
+
+    def having(self, mask: str) -> ImageSet:
+        """Return the images that have this mask, predicted ones apart."""
+        kept = [r for r in self.records if mask in r.masks and r.masks[mask].origin != "predicted"]
+        return ImageSet(folder=self.folder, records=kept)
+
+    def without_patients(self, patients: frozenset[str]) -> ImageSet:
+        """Return the images of other patients."""
+        return ImageSet(folder=self.folder, records=[r for r in self.records if r.patient not in patients])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """A vessel segmenter as the metrics see it: injected, so that they depend on no model."""
+
+    name: str
+    segment: Segment
+    threshold: float
+    """Chosen on the segmenter's own training or validation images."""
+    patients: frozenset[str] | None = None
+    """Patients it was trained on, as named in records; None if it does not say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Everything a metric may look at."""
+
+    synthetic: ImageSet
+    real: ImageSet
+    judge: Judge | None
+    size: int
+    """Side in pixels to which pictures are brought where a metric compares them pixel by pixel."""
+    margin: float
+    """Largest standardised difference that counts as equivalent."""
+    reference: str | None
+    """Real image to which structural similarity is measured; None for the first with a vessel mask."""
+    seed: int
+    draws: int
+    repeats: int
+    progress: Callable[[str], Any] | None = None
+    """Called with a line of text as the work goes on."""
+    _predicted: dict[Path, tuple[NDArray[np.uint8], tuple[int, int]]] = field(
+        default_factory=dict[Path, tuple[NDArray[np.uint8], tuple[int, int]]], repr=False
+    )
+
+    def tell(self, text: str) -> None:
+        """Report progress."""
+        if self.progress is not None:
+            self.progress(text)
+
+    def probability(self, images: ImageSet, index: int) -> NDArray[np.float32]:
+        """Return the judge's probability map of one image and keep its thresholded mask.
+
+        Raises:
+            ValueError: No judge, or a map of another shape than the image.
+        """
+        if self.judge is None:
+            raise ValueError("no segmenter was given")
+        image = images.image(index)
+        probability = self.judge.segment(image, images.field_of_view(index))
+        if probability.shape != image.shape[:2]:
+            raise ValueError(
+                f"{self.judge.name} gave a map {probability.shape} for {images.records[index].image} "
+                f"of {image.shape[:2]}"
+            )
+        drawn = probability >= self.judge.threshold
+        self._predicted[images.folder / images.records[index].image] = np.packbits(drawn), image.shape[:2]
+        return probability
+
+    def predicted_mask(self, images: ImageSet, index: int) -> Grey:
+        """Return the judge's (H, W) mask of one image, 0/255; segmented once, kept as bits."""
+        key = images.folder / images.records[index].image
+        if key not in self._predicted:
+            self.probability(images, index)
+        bits, (height, width) = self._predicted[key]
+        return np.unpackbits(bits, count=height * width).reshape(height, width) * np.uint8(255)

@@ -1,0 +1,197 @@
+"""The stage itself: two dataset folders in, `results.json` out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from fundusforge import __version__
+from fundusforge.evaluate import agreement, amount, ssim
+from fundusforge.evaluate.evidence import Evidence, ImageSet, Judge
+from fundusforge.evaluate.figures import RESULTS, Figure, FolderSummary, JudgeSummary, Results
+from fundusforge.records import METADATA, DatasetError, Record, Split, check_splits, read_folder
+
+Metric = Literal["agreement", "amount", "ssim"]
+METRICS: dict[Metric, Callable[[Evidence], list[Figure]]] = {
+    "agreement": agreement.figures,
+    "amount": amount.figures,
+    "ssim": ssim.figures,
+}
+"""Every metric: adding one is a file with such a function, and a line here."""
+_FEW = 30
+"""Patients below which a set is called small."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What to judge, and how."""
+
+    synthetic: Path
+    """Dataset folder to judge."""
+    against: Path
+    """Dataset folder of real images."""
+    out: Path
+    """Folder for `results.json`."""
+    metrics: tuple[Metric, ...] = ("agreement", "amount", "ssim")
+    splits: tuple[Split, ...] = ()
+    """Splits of the real folder to compare with; all by default. Held-out ones are the honest choice."""
+    max_images: int = 1000
+    """Most images of each folder; a seeded draw beyond that."""
+    size: int = 512
+    """Side in pixels at which pictures are compared pixel by pixel."""
+    reference: str | None = None
+    """Real image (as named in its metadata) for the similarity to one reference; the first by default."""
+    margin: float = 0.2
+    """Largest standardised difference that counts as equivalent."""
+    draws: int = 1000
+    """Bootstrap draws."""
+    floor_repeats: int = 100
+    """Random halves of the real patients for the floor."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense."""
+        for name, low in (("max_images", 1), ("size", 32), ("draws", 100), ("floor_repeats", 1)):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
+        if not 0 < self.margin < 10:
+            raise ValueError(f"margin must be between 0 and 10 standard deviations, not {self.margin}")
+
+
+def evaluate(
+    config: EvaluateConfig,
+    *,
+    judge: Judge | None = None,
+    generator_patients: Collection[str] | None = None,
+    command: str | None = None,
+    progress: Callable[[str], Any] | None = None,
+) -> Results:
+    """Judge a folder of synthetic images against a folder of real ones and write `results.json`.
+
+    Args:
+        config: Folders and settings.
+        judge: The vessel segmenter that re-reads the images; figures that need one say so if it is None.
+        generator_patients: Patients the generator was trained on, if known, to prove the judge independent.
+        command: The command line, for the record; reconstructed from the settings if None.
+        progress: Called with a line of text as the work goes on.
+
+    Raises:
+        DatasetError: A broken folder, patients in two splits, real and synthetic folders swapped, or a judge
+            that was trained on the generator's patients.
+    """
+    synthetic = _read(config.synthetic, (), config, place=0)
+    real = _read(config.against, config.splits, config, place=1)
+    check_splits((config.synthetic, synthetic.records), (config.against, real.records))
+    if fake := sum(record.synthetic for record in real.records):
+        raise DatasetError(
+            f"{config.against}: {fake} of {len(real)} images are synthetic; figures need real ones "
+            "to stand against (were the two folders swapped?)"
+        )
+    shared = agreement.check_judge(judge, generator_patients) if judge else "unknown"
+    evidence = Evidence(
+        synthetic=synthetic, real=real, judge=judge, size=config.size, margin=config.margin,
+        reference=config.reference, seed=config.seed, draws=config.draws, repeats=config.floor_repeats,
+        progress=progress,
+    )  # fmt: skip
+    found = [figure for metric in dict.fromkeys(config.metrics) for figure in METRICS[metric](evidence)]
+    results = Results(
+        synthetic=_summary(synthetic, config.out),
+        against=_summary(real, config.out),
+        judge=_judged(judge, shared),
+        figures=tuple(found),
+        warnings=_warnings(synthetic, real, judge, shared, generator_patients),
+        settings=_settings(config),
+        command=command or _command(config),
+        version=__version__,
+    )
+    config.out.mkdir(parents=True, exist_ok=True)
+    results.write(config.out / RESULTS)
+    return results
+
+
+def _read(folder: Path, splits: Sequence[Split], config: EvaluateConfig, *, place: int) -> ImageSet:
+    """Read a folder; beyond `max_images`, keep a seeded draw in the folder's order."""
+    records = read_folder(folder, splits=splits or None)
+    if len(records) > config.max_images:
+        drawn = np.random.default_rng([config.seed, place]).permutation(len(records))[: config.max_images]
+        records = [records[index] for index in sorted(int(index) for index in drawn)]
+    return ImageSet(folder=folder, records=records)
+
+
+def _summary(images: ImageSet, out: Path) -> FolderSummary:
+    made = [record for record in images.records if record.synthetic]
+    return FolderSummary(
+        folder=Path(os.path.relpath(images.folder, out)).as_posix(),
+        images=len(images),
+        patients=len(set(images.patients)),
+        synthetic=len(made),
+        structure_from_patient=sum(record.structure_from_patient for record in images.records),
+        sources=dict(sorted(Counter(record.source for record in images.records).items())),
+        models=dict(sorted(Counter(r.provenance.model for r in made if r.provenance).items())),
+        conditions=dict(sorted(Counter(_condition(record) for record in made).items())),
+        terms=tuple(sorted({record.terms for record in images.records if record.terms})),
+        metadata_sha256=hashlib.sha256((images.folder / METADATA).read_bytes()).hexdigest(),
+    )
+
+
+def _condition(record: Record) -> str:
+    if record.provenance is None:
+        return "unknown"
+    return "phantom" if record.provenance.condition.startswith("phantom") else "record"
+
+
+def _judged(judge: Judge | None, shared: Literal["none", "unknown"]) -> JudgeSummary | None:
+    if judge is None:
+        return None
+    return JudgeSummary(
+        name=judge.name,
+        threshold=judge.threshold,
+        training_patients=None if judge.patients is None else len(judge.patients),
+        shared_with_generator=shared,
+    )
+
+
+def _warnings(
+    synthetic: ImageSet, real: ImageSet, judge: Judge | None, shared: str, generator: Collection[str] | None
+) -> tuple[str, ...]:
+    found: list[str] = []
+    records = synthetic.records
+    if shaped := sum(record.structure_from_patient for record in records):
+        found.append(
+            f"{shaped} of {len(records)} images were painted on a patient's own mask "
+            "(structure_from_patient). A vessel tree is a biometric: treat them as patient data."
+        )
+    if plain := sum(not record.synthetic for record in records):
+        found.append(f"{plain} of {len(records)} images to be judged are not marked synthetic.")
+    if lost := sum(record.synthetic and record.provenance is None for record in records):
+        found.append(f"{lost} synthetic images carry no provenance.")
+    for images, what in ((synthetic, "synthetic"), (real, "real")):
+        if (patients := len(set(images.patients))) < _FEW:
+            found.append(f"The {what} set is small ({len(images)} images of {patients} patients).")
+    if judge is not None and shared == "unknown":
+        found.append(
+            "It is unknown whether the segmenter shares training patients with the generator; if it does, "
+            "agreement is overstated."
+        )
+    if generator is not None and (seen := {r.patient for r in real.records} & frozenset(generator)):
+        found.append(f"{len(seen)} real patients compared with were in the generator's training set.")
+    return tuple(found)
+
+
+def _settings(config: EvaluateConfig) -> dict[str, Any]:
+    """Return the settings without the folders, which the summaries name."""
+    plain = {k: v for k, v in asdict(config).items() if k not in {"synthetic", "against", "out"}}
+    return plain | {"metrics": list(config.metrics), "splits": list(config.splits)}
+
+
+def _command(config: EvaluateConfig) -> str:
+    parts = ["fundusforge", "evaluate", str(config.synthetic), "--against", str(config.against)]
+    return shlex.join([*parts, "--out", str(config.out), "--seed", str(config.seed)])

@@ -1,0 +1,78 @@
+"""Generative models and annotators, one family per file; the union of configurations is the registry."""
+
+from __future__ import annotations
+
+from typing import Annotated, get_args
+
+from pydantic import Field
+
+from fundusforge.models.pix2pix import Pix2PixConfig
+from fundusforge.models.unet import UNetConfig
+
+ModelConfig = Annotated[UNetConfig | Pix2PixConfig, Field(discriminator="kind")]
+
+FAMILIES: dict[str, type] = {family.kind: family for family in get_args(get_args(ModelConfig)[0])}
+
+PRESETS: dict[str, dict[str, tuple[str, UNetConfig | Pix2PixConfig]]] = {
+    "unet": {
+        "drive": (
+            "small U-Net for DRIVE at its own resolution (prepare with --size 584); 30 minutes on 2 cores",
+            UNetConfig(diameter=584, tta=True),
+        ),
+        "embedded": (
+            "vessels on any camera: local contrast in, wide zoom; the embedded segmenter",
+            UNetConfig(inputs="local", diameter=640, zoom=(0.7, 1.6), calibration="augmented"),
+        ),
+        "disc": (
+            "optic disc at 256 px",
+            UNetConfig(
+                masks=("disc",), diameter=256, crop=160, widths=(16, 32, 64, 128, 128), zoom=(0.7, 1.7)
+            ),
+        ),
+        "beers": (
+            "48 px patches of grey, gamma and CLAHE, 8 px overlap (Beers et al. 2018)",
+            UNetConfig(inputs="grey", crop=48, patch=48, overlap=8, zoom=(1.0, 1.0)),
+        ),
+        "kim": (
+            "feature pyramid network over ResNet-34 (Kim et al. 2022)",
+            UNetConfig(architecture="fpn", crop=256, diameter=1024, lr=5e-4),
+        ),
+    },
+    "pix2pix": {
+        "default": (
+            "512 px photographs on vessels, disc and field of view; the embedded generator",
+            Pix2PixConfig(),
+        ),
+        "small": (
+            "the same at 256 px, for a first look on a CPU",
+            Pix2PixConfig(size=256, widths=(16, 32, 64, 128, 256, 256)),
+        ),
+        "large": (
+            "1024 px, wider, three discriminator scales; for a GPU",
+            Pix2PixConfig(size=1024, widths=(32, 64, 128, 256, 512, 512, 512, 512), scales=3),
+        ),
+        "isola": (
+            "the published objective alone: vessels in, logistic loss, L1 100, no code, no noise",
+            Pix2PixConfig(
+                masks=("vessels",),
+                size=256,
+                widths=(64, 128, 256, 512, 512, 512, 512),
+                residual_blocks=0,
+                code=False,
+                noise=False,
+                discriminator_widths=(64, 128, 256, 512),
+                scales=1,
+                spectral_norm=False,
+                adversarial="logistic",
+                feature_matching=0.0,
+            ),
+        ),
+    },
+}
+"""Named starting points of each family; any setting can be overridden after."""
+
+LOOPS: dict[str, dict[str, object]] = {
+    "unet": {"batch": 8, "schedule": "cosine", "warmup": 800, "ema_images": 4000.0},
+    "pix2pix": {"batch": 1, "ema_images": 1000.0, "channels_last": False},
+}
+"""Settings of the training loop from which each family starts; those not named keep the loop's defaults."""

@@ -1,0 +1,96 @@
+"""What a model must provide to be trained: networks, phases, and a view of the data.
+
+A `Recipe` is the whole contract between a model family (`fundusforge.models`) and the one loop
+(`fundusforge.training.loop`). The family owns its networks, optimizers and losses; the loop owns the clock,
+which is counted in images, the averaging of weights, checkpoints and processes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fundusforge.records import MASKS
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One optimizer step of one or more networks, taken every `every` batches.
+
+    Two phases may share an optimizer (a lazily applied penalty, for example); its state is then stored once,
+    under the name of the first of them.
+    """
+
+    name: str
+    nets: tuple[str, ...]
+    optimizer: Optimizer
+    every: int = 1
+
+
+@dataclass(frozen=True)
+class View:
+    """How a model wants to see the records of a dataset folder; `training.batches` turns it into tensors.
+
+    A batch is a dict of tensors: `image` (N, 3, H, W) in [-1, 1]; `masks` (N, C, H, W) in {0, 1} with C names
+    in the order of `masks`; `masks_known` (N, C), 0 where a record has no such mask; `field_of_view` (N, 1,
+    H, W) in {0, 1}; `code` (N, K) float32 where `code` is set; `grade` (N,) int64, -1 where unknown; `index`
+    (N,) the place of the record in the folder.
+    """
+
+    masks: tuple[str, ...] = ()
+    """Mask channels, in order."""
+    size: int | None = None
+    """Side in pixels to which whole images are resized (square, padded); None keeps each image's own size."""
+    crop: int | None = None
+    """Side in pixels of random square crops; None takes whole images."""
+    augment: Literal["none", "segmentation", "translation"] = "none"
+    """`segmentation`: flips, rotation, scale, elastic warp, colour, gamma, blur, noise. `translation`:
+    geometry shared by image and masks, colours untouched."""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """Range of the random zoom of `segmentation` augmentation."""
+    needs: tuple[str, ...] = ()
+    """Masks without which a record is left out."""
+    grey: bool = False
+    """Replace colours by grey with gamma and CLAHE (see `fundusforge.images.grey_clahe`), three equal
+    channels."""
+    code: bool = False
+    """Also yield the camera-and-colour code of each image (see `fundusforge.images.colour_code`)."""
+    balance_cameras: bool = False
+    """Draw cameras equally often instead of images equally often."""
+
+
+def check_masks(masks: tuple[str, ...]) -> None:
+    """Refuse mask names that no record can have, and names given twice.
+
+    Raises:
+        ValueError: Such a name, or none at all.
+    """
+    if not masks or len(set(masks)) < len(masks):
+        raise ValueError(f"masks must be given, each once, not {masks}")
+    if unknown := sorted(set(masks) - set(MASKS)):
+        raise ValueError(f"unknown mask {unknown[0]!r}; known are {', '.join(MASKS)}")
+
+
+class Recipe(Protocol):
+    """A model family, ready to train. See `fundusforge.training.loop.train`."""
+
+    nets: nn.ModuleDict
+    """Every network with its buffers: the whole state that a checkpoint keeps beside the optimizers'."""
+    phases: tuple[Phase, ...]
+    """Steps taken for each batch, in order."""
+    ema: tuple[str, ...]
+    """Names of the networks of which an exponential moving average is kept; these become the released
+    model."""
+    view: View
+    """What the model reads from a dataset folder."""
+
+    def losses(self, phase: str, batch: dict[str, Tensor], images: int) -> dict[str, Tensor]:
+        """Scalar losses of one phase, summed by the loop; `images` is the clock (for schedules)."""
+        ...
+
+    def preview(self, nets: nn.ModuleDict, batch: dict[str, Tensor]) -> Tensor:
+        """Pictures (N, 3, H, W) in [-1, 1] for the sample grid, drawn with `nets` (averages where kept)."""
+        ...

@@ -1,0 +1,225 @@
+"""Segmentation: U-Net and FPN over any timm encoder, and a small U-Net that trains well on a CPU.
+
+Ronneberger et al. 2015, "U-Net"; Kirillov et al. 2019, "Panoptic feature pyramid networks". Several masks can
+be predicted at once (one logit channel each); a channel is trained only on records that have its mask. Beers
+et al. 2018 segment vessels from 48 px patches of grey, gamma- and contrast-adjusted photographs with 8 px
+overlap; Kim et al. 2022 use an FPN. Both are presets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fundusforge.models import losses
+from fundusforge.models.layers import LocalContrast, double_conv
+from fundusforge.models.recipe import Phase, View, check_masks
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Segmentation of structures and lesions in fundus photographs."""
+
+    kind: Literal["unet"] = "unet"
+    masks: tuple[str, ...] = ("vessels",)
+    """Masks to predict, one output channel each."""
+    architecture: Literal["small", "unet", "fpn"] = "small"
+    """`small`: own U-Net of `widths`; `unet` and `fpn`: segmentation-models-pytorch over `encoder`."""
+    widths: tuple[int, ...] = (16, 32, 64, 128)
+    """Channels of each level of the small U-Net."""
+    encoder: str = "resnet34"
+    """Any timm encoder with feature maps, for `unet` and `fpn`."""
+    pretrained: bool = False
+    """Start the encoder from ImageNet weights (downloaded by timm; needs the network)."""
+    inputs: Literal["rgb", "local", "grey"] = "rgb"
+    """`local`: colour after removal of local mean and contrast, robust across cameras; `grey`: grey, gamma
+    and CLAHE as Beers."""
+    diameter: int = 512
+    """Field-of-view diameter in pixels at which the network reads images, in training and after."""
+    crop: int = 128
+    """Side of the random training crops, in pixels."""
+    zoom: tuple[float, float] = (0.8, 1.25)
+    """Range of the random zoom in training."""
+    patch: int = 0
+    """Predict in overlapping patches of this side; 0 predicts whole images."""
+    overlap: int = 8
+    """Overlap of neighbouring patches, in pixels."""
+    tta: bool = False
+    """Average predictions over the four mirror images."""
+    calibration: Literal["images", "augmented"] = "images"
+    """Choose thresholds on whole training images, or on crops changed as in training: the better stand-in for
+    cameras that the model never saw."""
+    loss: Literal["bce", "bce_dice", "focal_dice"] = "bce_dice"
+    """Training loss inside the field of view."""
+    lr: float = 2e-3
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 1e-4
+    """Decoupled weight decay of AdamW."""
+
+    def __post_init__(self) -> None:
+        """Refuse unknown masks, and crops and patches that the levels do not divide."""
+        check_masks(self.masks)
+        for name, side in (("crop", self.crop), ("patch", self.patch)):
+            if side % self.multiple or side < 0 or (name == "crop" and not side):
+                raise ValueError(f"{name} must be a multiple of {self.multiple}, not {side}")
+        if self.patch and not 0 <= self.overlap < self.patch:
+            raise ValueError(f"overlap must be between 0 and the patch's {self.patch}, not {self.overlap}")
+
+    @property
+    def multiple(self) -> int:
+        """Number of pixels that must divide the sides of what the network reads."""
+        return 2 ** (len(self.widths) - 1) if self.architecture == "small" else 32
+
+    def build(self) -> UNet:
+        """Return the recipe with fresh networks."""
+        return UNet(self)
+
+
+class SmallUNet(nn.Module):
+    """Plain U-Net: pairs of convolutions, max pooling down, transposed convolutions up, skip connections."""
+
+    def __init__(self, inputs: int, outputs: int, widths: tuple[int, ...]) -> None:
+        """Build with `widths` channels per level; the sides of images must divide by 2 ** (levels - 1)."""
+        super().__init__()
+        self.down = nn.ModuleList(double_conv(a, b) for a, b in zip((inputs, *widths), widths, strict=False))
+        pairs = list(zip(widths[::-1], widths[-2::-1], strict=False))
+        self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, 2, stride=2) for a, b in pairs)
+        self.join = nn.ModuleList(double_conv(2 * b, b) for _, b in pairs)
+        self.head = nn.Conv2d(widths[0], outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, inputs, H, W) to logits (N, outputs, H, W)."""
+        skips: list[Tensor] = []
+        for place, block in enumerate(self.down):
+            x = block(F.max_pool2d(x, 2) if place else x)
+            skips.append(x)
+        skips.pop()
+        for up, join in zip(self.up, self.join, strict=True):
+            x = join(torch.cat([up(x), skips.pop()], 1))
+        return self.head(x)
+
+
+class Segmentation(nn.Module):
+    """Input transform and network: image and field of view to logits."""
+
+    def __init__(self, c: UNetConfig) -> None:
+        """Build the network that the configuration names."""
+        super().__init__()
+        self.inputs = LocalContrast(sigma=c.diameter / 40) if c.inputs == "local" else None
+        channels = 1 if c.inputs == "grey" else 3
+        self.grey = c.inputs == "grey"
+        self.net = _network(c, channels)
+        self.multiple = c.multiple
+
+    def forward(self, image: Tensor, field: Tensor) -> Tensor:
+        """Map image (N, 3, H, W) in [-1, 1] and field of view (N, 1, H, W) to logits (N, masks, H, W)."""
+        if self.inputs is not None:
+            image = self.inputs(image, field)
+        return self.net(image[:, :1] if self.grey else image)
+
+
+def _network(c: UNetConfig, channels: int) -> nn.Module:
+    if c.architecture == "small":
+        return SmallUNet(channels, len(c.masks), c.widths)
+    import segmentation_models_pytorch as smp
+
+    kind = smp.Unet if c.architecture == "unet" else smp.FPN
+    weights = "imagenet" if c.pretrained else None
+    name = c.encoder if c.encoder.startswith("tu-") else f"tu-{c.encoder}"
+    return kind(name, encoder_weights=weights, in_channels=channels, classes=len(c.masks))
+
+
+class UNet:
+    """Recipe: one phase, AdamW, cross-entropy with Dice inside the field of view."""
+
+    def __init__(self, c: UNetConfig) -> None:
+        """Build networks and optimizer."""
+        self.config = c
+        net = Segmentation(c)
+        self.nets = nn.ModuleDict({"net": net})
+        # A fused or "foreach" step saves little on a CPU and changes nothing else.
+        optimizer = torch.optim.AdamW(net.parameters(), c.lr, weight_decay=c.weight_decay)
+        self.phases = (Phase("main", ("net",), optimizer),)
+        self.ema = ("net",)
+        self.view = View(
+            masks=c.masks,
+            size=c.diameter,
+            crop=c.crop,
+            augment="segmentation",
+            scale=c.zoom,
+            grey=c.inputs == "grey",
+        )
+
+    def losses(self, phase: str, batch: dict[str, Tensor], images: int) -> dict[str, Tensor]:
+        """Segmentation loss on crops; masks that a record lacks weigh nothing."""
+        logits = self.nets["net"](batch["image"], batch["field_of_view"])
+        weights = batch["field_of_view"] * batch["masks_known"][..., None, None]  # (N, C, H, W)
+        target = batch["masks"]
+        plain = losses.focal if self.config.loss == "focal_dice" else losses.bce
+        found = {"cross_entropy": plain(logits, target, weights)}
+        if self.config.loss != "bce":
+            found["dice"] = losses.dice(logits, target, weights)
+        return found
+
+    def preview(self, nets: nn.ModuleDict, batch: dict[str, Tensor]) -> Tensor:
+        """Crops above, predicted probabilities of the first mask below."""
+        probability = nets["net"](batch["image"], batch["field_of_view"]).sigmoid()[:, :1]
+        return torch.cat([batch["image"], probability.expand(-1, 3, -1, -1) * 2 - 1], 2)
+
+
+@torch.inference_mode()
+def predict(net: nn.Module, c: UNetConfig, image: Tensor, field: Tensor) -> Tensor:
+    """Predict one whole image, in patches and with mirror images as the configuration says.
+
+    Args:
+        net: A trained `Segmentation`, in evaluation mode.
+        c: Its configuration.
+        image: (1, 3, H, W) in [-1, 1], its field of view about `c.diameter` pixels across.
+        field: (1, 1, H, W) in {0, 1}.
+
+    Returns:
+        (C, H, W) probabilities in the order of `c.masks`, 0 outside the field of view.
+    """
+    mirrors = [(), (3,), (2,), (2, 3)] if c.tta else [()]
+    total = torch.zeros_like(image[:, :1])
+    for axes in mirrors:
+        logits = _logits(net, c, image.flip(axes), field.flip(axes))
+        total = total + logits.sigmoid().flip(axes)
+    return (total / len(mirrors) * field)[0]
+
+
+def _logits(net: nn.Module, c: UNetConfig, image: Tensor, field: Tensor) -> Tensor:
+    """Logits of a whole image (1, C, H, W), padded to what the network divides, or joined from patches."""
+    height, width = image.shape[2:]
+    side = c.patch
+    multiple = cast(int, net.multiple)
+    if not side:
+        pad = (0, -width % multiple, 0, -height % multiple)
+        return net(F.pad(image, pad, value=-1.0), F.pad(field, pad))[..., :height, :width]
+    total = torch.zeros(1, len(c.masks), height, width, dtype=image.dtype, device=image.device)
+    count = torch.zeros_like(total)
+    places = [(y, x) for y in _starts(height, side, c.overlap) for x in _starts(width, side, c.overlap)]
+    for start in range(0, len(places), 64):
+        some = places[start : start + 64]
+        cut = [(slice(y, y + side), slice(x, x + side)) for y, x in some]
+        logits = net(
+            torch.cat([image[:, :, a, b] for a, b in cut]), torch.cat([field[:, :, a, b] for a, b in cut])
+        )
+        for one, (a, b) in zip(logits, cut, strict=True):
+            total[0, :, a, b] += one
+            count[0, :, a, b] += 1
+    return total / count
+
+
+def _starts(length: int, side: int, overlap: int) -> Iterator[int]:
+    """Places of patches along one axis: every `side - overlap` pixels, the last flush with the border."""
+    if length < side:
+        raise ValueError(f"image side {length} is smaller than the patch side {side}")
+    last = length - side
+    yield from range(0, last, side - overlap)
+    yield last

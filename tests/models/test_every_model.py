@@ -1,0 +1,225 @@
+"""What holds for every model family: it builds, learns, is stored and comes back.
+
+A new family adds a line to `TINY`; the union of configurations says whether one is missing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fundusforge.config import ConfigError, from_json, to_json
+from fundusforge.images import CODE_SIZE
+from fundusforge.models import FAMILIES, PRESETS, ModelConfig, Pix2PixConfig, UNetConfig
+from fundusforge.models.recipe import Recipe, check_masks
+
+ENCODER = "mobilenetv3_small_050"
+TINY = {
+    "unet": UNetConfig(widths=(4, 8, 8), crop=32, diameter=64),
+    "unet-local": UNetConfig(widths=(4, 8), crop=32, diameter=64, inputs="local", masks=("vessels", "disc")),
+    "unet-grey": UNetConfig(widths=(4, 8), crop=32, diameter=64, inputs="grey", loss="focal_dice"),
+    "unet-smp": UNetConfig(architecture="unet", encoder=ENCODER, crop=32, diameter=64, loss="bce"),
+    "fpn": UNetConfig(architecture="fpn", encoder=ENCODER, crop=32, diameter=64, masks=("disc", "cup")),
+    "pix2pix": Pix2PixConfig(
+        size=64, widths=(4, 8, 8, 8), discriminator_widths=(4, 8, 8), cameras=("a", "b")
+    ),
+    "pix2pix-plain": Pix2PixConfig(
+        masks=("vessels",), size=64, widths=(4, 8, 8), residual_blocks=0, code=False, noise=False,
+        discriminator_widths=(4, 8, 8), scales=1, spectral_norm=False, feature_matching=0.0,
+    ),
+    "pix2pix-hinge": Pix2PixConfig(
+        size=64, widths=(4, 8, 8), discriminator_widths=(4, 8, 8), adversarial="hinge"
+    ),
+    "pix2pix-logistic": Pix2PixConfig(
+        size=64, widths=(4, 8, 8), discriminator_widths=(4, 8, 8), adversarial="logistic", scales=3
+    ),
+}  # fmt: skip
+every = pytest.mark.parametrize("config", TINY.values(), ids=TINY.keys())
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def build(config: UNetConfig | Pix2PixConfig, seed: int = 0) -> Recipe:
+    torch.manual_seed(seed)
+    return config.build()
+
+
+def batch_for(recipe: Recipe, n: int = 2) -> dict[str, Tensor]:
+    """A batch of noise as `View` describes it."""
+    generator = torch.Generator().manual_seed(1)
+    view = recipe.view
+    side = view.crop or view.size
+    field = torch.ones(n, 1, side, side)
+    field[..., :3] = 0
+    masks = (torch.rand(n, len(view.masks), side, side, generator=generator) > 0.8).float() * field
+    return {
+        "image": (torch.rand(n, 3, side, side, generator=generator) * 2 - 1) * field + (field - 1),
+        "masks": masks,
+        "masks_known": torch.ones(n, len(view.masks)),
+        "field_of_view": field,
+        "grade": torch.full((n,), -1),
+        "index": torch.arange(n),
+    } | ({"code": torch.rand(n, CODE_SIZE, generator=generator)} if view.code else {})
+
+
+def step(recipe: Recipe, batch: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Take one step of every phase as the training loop does; return the losses."""
+    found = {}
+    for phase in recipe.phases:
+        for name, net in recipe.nets.items():
+            net.train().requires_grad_(name in phase.nets)
+        phase.optimizer.zero_grad(set_to_none=True)
+        found[phase.name] = recipe.losses(phase.name, batch, 0)
+        torch.stack(list(found[phase.name].values())).sum().backward()
+        phase.optimizer.step()
+    return found
+
+
+def test_every_family_is_tried() -> None:
+    assert {config.kind for config in TINY.values()} == set(FAMILIES) == set(PRESETS)
+    assert {type(config) for config in TINY.values()} == set(get_args(get_args(ModelConfig)[0]))
+
+
+@every
+def test_configuration_comes_back(config: UNetConfig | Pix2PixConfig) -> None:
+    assert from_json(ModelConfig, to_json(config, kind=ModelConfig)) == config
+    with pytest.raises(ConfigError, match="lernrate"):
+        from_json(ModelConfig, to_json(config)[:-2] + ', "lernrate": 1}')
+
+
+@every
+def test_every_phase_learns_with_finite_gradients(config: UNetConfig | Pix2PixConfig) -> None:
+    recipe = build(config)
+    batch = batch_for(recipe)
+    before = {name: value.clone() for name, value in recipe.nets.state_dict().items()}
+    losses = step(recipe, batch)
+    assert set(losses) == {phase.name for phase in recipe.phases}
+    for found in losses.values():
+        for name, loss in found.items():
+            assert loss.shape == (), name
+            assert loss.isfinite(), name
+    for name, parameter in recipe.nets.named_parameters():
+        assert parameter.grad is not None, f"no gradient reaches {name}"
+        assert parameter.grad.isfinite().all(), name
+    parameters = [name for name, _ in recipe.nets.named_parameters()]
+    after = recipe.nets.state_dict()
+    moved = sum(bool((after[name] != before[name]).any()) for name in parameters)
+    assert moved > 0.9 * len(parameters)
+
+
+@every
+def test_the_loss_of_a_fixed_batch_falls(config: UNetConfig | Pix2PixConfig) -> None:
+    recipe = build(replace(config, lr=2e-3))
+    key = "l1" if config.kind == "pix2pix" else "cross_entropy"
+    history = []
+    for _ in range(12):
+        torch.manual_seed(5)
+        found = step(recipe, batch_for(recipe))
+        history.append(next(iter(found.values()))[key].item())
+    assert history[-1] < history[0]
+
+
+@every
+def test_build_is_a_function_of_the_seed(config: UNetConfig | Pix2PixConfig) -> None:
+    one, two, other = (build(config, seed).nets.state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+@every
+def test_networks_are_stored_and_come_back(config: UNetConfig | Pix2PixConfig, tmp_path) -> None:
+    """Through safetensors, which refuses tied weights."""
+    from safetensors.torch import load_file, save_file
+
+    recipe, copy = build(config, 1), build(config, 2)
+    batch = batch_for(recipe)
+    step(recipe, batch)
+    save_file({k: v.contiguous() for k, v in recipe.nets.state_dict().items()}, tmp_path / "a.safetensors")
+    copy.nets.load_state_dict(load_file(tmp_path / "a.safetensors"))
+    pictures = []
+    for each in (recipe, copy):
+        torch.manual_seed(0)
+        with torch.no_grad():
+            pictures.append(each.preview(each.nets.eval(), batch))
+    assert torch.equal(*pictures)
+
+
+@every
+def test_preview_is_pictures(config: UNetConfig | Pix2PixConfig) -> None:
+    recipe = build(config)
+    batch = batch_for(recipe, 3)
+    with torch.no_grad():
+        found = recipe.preview(recipe.nets.eval(), batch)
+    n, channels, height, width = found.shape
+    assert (n, channels, width) == (3, 3, batch["image"].shape[3])
+    assert height == 2 * batch["image"].shape[2]
+    assert found.min() >= -1
+    assert found.max() <= 1
+
+
+@every
+def test_recipe_keeps_the_contract(config: UNetConfig | Pix2PixConfig) -> None:
+    recipe = build(config)
+    assert isinstance(recipe.nets, nn.ModuleDict)
+    assert set(recipe.ema) <= set(recipe.nets)
+    assert recipe.ema
+    assert {name for phase in recipe.phases for name in phase.nets} == set(recipe.nets)
+    for phase in recipe.phases:
+        held = {id(p) for group in phase.optimizer.param_groups for p in group["params"]}
+        assert held == {id(p) for name in phase.nets for p in recipe.nets[name].parameters()}
+    assert recipe.view.masks == config.masks
+
+
+@every
+def test_half_precision_stays_finite(config: UNetConfig | Pix2PixConfig) -> None:
+    """As under the training loop's bf16 autocast."""
+    recipe = build(config)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = [
+            recipe.losses(phase.name, batch, 0) for batch in [batch_for(recipe)] for phase in recipe.phases
+        ]
+    assert all(loss.isfinite() for found in losses for loss in found.values())
+
+
+PRESET = [(family, name) for family, presets in PRESETS.items() for name in presets]
+
+
+@pytest.mark.parametrize(("family", "name"), PRESET, ids=lambda value: value)
+def test_every_preset_builds(family: str, name: str) -> None:
+    words, config = PRESETS[family][name]
+    assert words
+    assert config.kind == family
+    assert from_json(ModelConfig, to_json(config, kind=ModelConfig)) == config
+    with torch.device("meta"):  # shapes without memory
+        recipe = config.build()
+    assert sum(p.numel() for p in recipe.nets.parameters()) > 10_000
+
+
+def test_what_weights_ship_stays_small() -> None:
+    def megabytes(net: nn.Module) -> float:
+        return sum(t.numel() * 2 for t in net.state_dict().values()) / 1e6  # half precision
+
+    with torch.device("meta"):
+        generator = PRESETS["pix2pix"]["default"][1].build().nets["generator"]
+        segmenter = PRESETS["unet"]["embedded"][1].build().nets["net"]
+    assert megabytes(generator) <= 16
+    assert megabytes(segmenter) < 2
+    assert 2 * megabytes(segmenter) < 2, "also in single precision"
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
+@pytest.mark.parametrize("masks", [(), ("vesels",), ("vessels", "vessels")])
+def test_masks_that_no_record_has_are_refused(family: type, masks: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="mask"):
+        family(masks=masks)
+    with pytest.raises(ValueError, match="mask"):
+        check_masks(masks)

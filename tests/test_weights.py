@@ -1,0 +1,34 @@
+"""The embedded weights: each with its card, small, safe to open, and trained on data whose terms allow it."""
+
+from pathlib import Path
+
+import pytest
+
+from fundusforge.records import DatasetError
+from fundusforge.weights import FOLDER, catalogue, default, name_of, read_metadata
+
+EMBEDDED = sorted(FOLDER.glob("*.safetensors"))
+LIMITS = {"unet": 2 * 2**20, "pix2pix": 16 * 2**20}
+"""Bytes that one model of a family may take."""
+
+
+@pytest.mark.parametrize("path", EMBEDDED, ids=lambda path: path.stem)
+def test_every_embedded_model_is_described_and_small(path: Path) -> None:
+    one = next(one for one in catalogue() if one.path == path)
+    assert one.card.is_file(), "a model card must stand beside its weights"
+    assert one.sha256[:12] in name_of(path)
+    assert one.bytes <= LIMITS[one.family]
+    assert one.terms and one.figures and one.masks
+    assert read_metadata(path)["format"].startswith("fundusforge")
+
+
+def test_all_embedded_weights_together_stay_small() -> None:
+    assert sum(path.stat().st_size for path in EMBEDDED) < 40 * 2**20
+
+
+def test_absent_and_broken_weights_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no embedded unet model for vessels"):
+        default("unet", folder=tmp_path)
+    (tmp_path / "broken.safetensors").write_bytes(b"{")
+    with pytest.raises(DatasetError, match="broken.safetensors: not a whole"):
+        catalogue(tmp_path)

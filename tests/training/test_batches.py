@@ -1,0 +1,247 @@
+"""Batches: a function of seed and number, shared out without overlap, images and masks moved alike."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fundusforge.images import colour_code, grey_clahe, read_image, read_mask, write_image
+from fundusforge.models.recipe import View
+from fundusforge.records import DatasetError, Mask, Record, read_folder, write_metadata
+from fundusforge.training.batches import Batches
+
+SEGMENTATION = View(masks=("vessels", "disc"), crop=48, augment="segmentation", scale=(0.7, 1.4), code=True)
+TRANSLATION = View(masks=("vessels",), size=40, augment="translation")
+
+
+@pytest.fixture(scope="module")
+def eyes(drawn_folder: Callable[..., Path]) -> Path:
+    return drawn_folder(7, size=96)
+
+
+def batches(folder: Path, view: View, *, batch: int = 4, seed: int = 0, **options: int | float) -> Batches:
+    return Batches(folder, read_folder(folder), view, batch=batch, seed=seed, **options)
+
+
+def first(feed: Batches, count: int = 3) -> list[dict[str, Tensor]]:
+    return list(islice(feed, count))
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_batch_is_what_the_view_promises(eyes: Path) -> None:
+    (batch,) = first(batches(eyes, SEGMENTATION), 1)
+    assert {name: (tuple(t.shape), t.dtype) for name, t in batch.items()} == {
+        "image": ((4, 3, 48, 48), torch.float32),
+        "masks": ((4, 2, 48, 48), torch.float32),
+        "masks_known": ((4, 2), torch.float32),
+        "field_of_view": ((4, 1, 48, 48), torch.float32),
+        "code": ((4, 10), torch.float32),
+        "grade": ((4,), torch.int64),
+        "index": ((4,), torch.int64),
+    }
+    assert batch["image"].min() >= -1
+    assert batch["image"].max() <= 1
+    assert (batch["masks_known"] == 1).all()
+    assert batch["grade"].tolist() == [index % 5 for index in batch["index"].tolist()]
+
+
+@pytest.mark.parametrize("view", [SEGMENTATION, TRANSLATION])
+def test_batches_are_a_function_of_seed_and_number(eyes: Path, view: View) -> None:
+    whole = first(batches(eyes, view), 6)
+    assert all(same(a, b) for a, b in zip(whole, first(batches(eyes, view), 6), strict=True))
+    later = first(batches(eyes, view, start_image=12), 3)
+    assert all(same(a, b) for a, b in zip(whole[3:], later, strict=True))
+    assert not torch.equal(whole[0]["image"], first(batches(eyes, view, seed=1), 1)[0]["image"])
+    torch.manual_seed(9)  # torch's own generator has no say, and is not disturbed
+    before = torch.get_rng_state()
+    assert same(whole[0], first(batches(eyes, view), 1)[0])
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    "options", [{"cache_gb": 0.0}, {"cache_gb": 1e-4}, {"workers": 2}, {"workers": 1, "cache_gb": 0}]
+)
+def test_neither_cache_nor_workers_change_a_value(eyes: Path, options: dict) -> None:
+    plain, other = batches(eyes, SEGMENTATION), batches(eyes, SEGMENTATION, **options)
+    assert all(same(a, b) for a, b in zip(first(plain, 5), first(other, 5), strict=True))
+
+
+def test_processes_share_each_batch_without_overlap(eyes: Path) -> None:
+    whole = first(batches(eyes, SEGMENTATION), 4)
+    shares = [first(batches(eyes, SEGMENTATION, rank=rank, world=2), 4) for rank in (0, 1)]
+    for number, batch in enumerate(whole):
+        joined = {name: torch.cat([share[number][name] for share in shares]) for name in batch}
+        assert same(batch, joined)
+    with pytest.raises(ValueError, match="no multiple of 3"):
+        batches(eyes, SEGMENTATION, world=3)
+
+
+def test_each_epoch_shows_every_image_once_in_another_order(eyes: Path) -> None:
+    feed = batches(eyes, TRANSLATION, batch=7)
+    orders = [batch["index"].tolist() for batch in first(feed, 3)]
+    assert [sorted(order) for order in orders] == [list(range(7))] * 3
+    assert len({tuple(order) for order in orders}) == 3
+    assert len(feed) == 7
+
+
+@pytest.fixture
+def striped(tmp_path: Path) -> Path:
+    """A folder whose image is red exactly where its mask is set: blocks large enough to survive a warp."""
+    rng = np.random.default_rng(0)
+    for name in ("images", "vessels", "field_of_view"):
+        (tmp_path / name).mkdir()
+    records = []
+    for number in range(3):
+        mask = np.kron(rng.random((8, 8)) < 0.4, np.ones((16, 16))).astype(np.uint8) * 255
+        y, x = np.mgrid[:128, :128]
+        inside = (np.hypot(y - 63.5, x - 63.5) < 60).astype(np.uint8) * 255
+        image = np.zeros((128, 128, 3), np.uint8)
+        image[..., 0], image[..., 2] = mask, 255 - mask
+        image[inside == 0] = 0
+        mask[inside == 0] = 0
+        for name, pixels in (("images", image), ("vessels", mask), ("field_of_view", inside)):
+            write_image(tmp_path / name / f"{number}.png", pixels)
+        records.append(
+            Record(
+                image=f"images/{number}.png",
+                patient=str(number),
+                source="striped",
+                masks={"vessels": Mask(path=f"vessels/{number}.png", origin="phantom")},
+                field_of_view=f"field_of_view/{number}.png",
+            )
+        )
+    write_metadata(tmp_path, records)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        View(masks=("vessels",), crop=64, augment="segmentation", scale=(0.6, 1.6)),
+        View(masks=("vessels",), augment="translation"),
+        View(masks=("vessels",), size=96, augment="segmentation", scale=(0.9, 1.1)),
+        View(masks=("vessels",), crop=200, augment="segmentation", scale=(0.5, 0.8)),
+    ],
+)
+def test_masks_stay_binary_and_aligned_with_the_image(striped: Path, view: View) -> None:
+    agreeing = total = 0
+    for batch in first(batches(striped, view, batch=8), 6):
+        assert set(batch["masks"].unique().tolist()) <= {0.0, 1.0}
+        assert set(batch["field_of_view"].unique().tolist()) <= {0.0, 1.0}
+        inside = batch["field_of_view"][:, 0] > 0
+        red = batch["image"][:, 0] > batch["image"][:, 2]
+        agreeing += ((batch["masks"][:, 0] > 0) == red)[inside].sum().item()
+        total += inside.sum().item()
+        assert (batch["image"].amax(1)[~inside] == -1).all()
+    assert agreeing / total > 0.97  # edges of blocks are half and half
+
+
+def test_segmentation_changes_colours_and_translation_does_not(striped: Path) -> None:
+    plain = View(masks=("vessels",))
+    calm, wild = replace(plain, augment="translation"), replace(plain, augment="segmentation")
+    for batch in first(batches(striped, calm, batch=8), 3):
+        pure = batch["image"][:, 0][(batch["masks"][:, 0] > 0)]
+        assert (pure > 0.98).float().mean() > 0.9
+    values = [
+        b["image"][:, 0][b["masks"][:, 0] > 0].mean().item()
+        for b in first(batches(striped, wild, batch=1), 24)
+    ]
+    assert np.std(values) > 0.05
+
+
+def test_crops_are_centred_inside_the_field_of_view(striped: Path) -> None:
+    view = View(masks=("vessels",), crop=9)
+    for batch in first(batches(striped, view, batch=32), 4):
+        assert (batch["field_of_view"][:, 0, 4, 4] == 1).all()
+
+
+def test_an_unchanged_view_is_the_picture_itself(eyes: Path) -> None:
+    records = read_folder(eyes)
+    (batch,) = first(batches(eyes, View(masks=("disc",), code=True), batch=1), 1)
+    record = records[int(batch["index"])]
+    pixels = read_image(eyes / record.image)
+    shown = ((batch["image"][0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    assert np.array_equal(shown, pixels)
+    assert np.array_equal(batch["masks"][0, 0].numpy() * 255, read_mask(eyes / record.masks["disc"].path))
+    field = read_mask(eyes / str(record.field_of_view))
+    assert np.array_equal(batch["code"][0].numpy(), colour_code(pixels, field))
+
+
+def test_a_grey_view_is_adjusted_grey(eyes: Path) -> None:
+    (batch,) = first(batches(eyes, View(grey=True), batch=1), 1)
+    expected = grey_clahe(read_image(eyes / read_folder(eyes)[int(batch["index"])].image))
+    assert np.array_equal(((batch["image"][0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy(), expected)
+
+
+def relabel(folder: Path, change: Callable[[int, Record], Record]) -> list[Record]:
+    return [change(number, record) for number, record in enumerate(read_folder(folder))]
+
+
+def test_unknown_masks_are_empty_and_marked(eyes: Path) -> None:
+    def without(number: int, record: Record) -> Record:
+        masks = {name: m for name, m in record.masks.items() if name != "disc" or number % 2}
+        return replace(record, masks=masks, grade=None, field_of_view=None)
+
+    records = relabel(eyes, without)
+    (batch,) = first(Batches(eyes, records, replace(SEGMENTATION, augment="none"), batch=7, seed=0), 1)
+    assert batch["masks_known"][:, 0].tolist() == [1.0] * 7
+    assert batch["masks_known"][:, 1].tolist() == [float(i % 2) for i in batch["index"].tolist()]
+    assert (batch["masks"][:, 1][batch["masks_known"][:, 1] == 0] == 0).all()
+    assert (batch["grade"] == -1).all()
+    needing = Batches(eyes, records, replace(SEGMENTATION, needs=("disc",)), batch=3, seed=0)
+    assert len(needing) == 3
+    assert {i % 2 for batch in first(needing) for i in batch["index"].tolist()} == {1}
+    with pytest.raises(DatasetError, match="none of 7 records has the masks drusen"):
+        Batches(eyes, records, replace(SEGMENTATION, needs=("drusen",)), batch=1, seed=0)
+
+
+def test_cameras_are_drawn_equally_often(eyes: Path) -> None:
+    records = relabel(
+        eyes, lambda number, record: replace(record, camera="rare" if number == 0 else "common")
+    )
+    feed = Batches(eyes, records, replace(TRANSLATION, balance_cameras=True), batch=12, seed=0)
+    counts = np.bincount(first(feed, 1)[0]["index"].numpy(), minlength=7)
+    assert counts.tolist() == [6, 1, 1, 1, 1, 1, 1]
+
+
+def test_whole_images_of_several_sizes_need_a_size(tmp_path: Path) -> None:
+    records = []
+    for number, shape in enumerate([(20, 30, 3), (24, 24, 3)]):
+        write_image(tmp_path / f"{number}.png", np.full(shape, 200, np.uint8))
+        records.append(Record(image=f"{number}.png", patient="a", source="made"))
+    with pytest.raises(DatasetError, match=r"0\.png is 30x20 and 1\.png is 24x24"):
+        Batches(tmp_path, records, View(), batch=1, seed=0)
+    (batch,) = first(Batches(tmp_path, records, View(size=16), batch=2, seed=0), 1)
+    wide = batch["index"].tolist().index(0)
+    assert batch["field_of_view"][wide].sum() < 16 * 16  # padded to a square above and below
+    assert (batch["image"][wide, :, 0] == -1).all()
+    assert (batch["image"][wide, :, 8] > 0).all()
+
+
+def test_a_mask_of_another_size_is_named(tmp_path: Path) -> None:
+    write_image(tmp_path / "eye.png", np.zeros((8, 8, 3), np.uint8))
+    write_image(tmp_path / "disc.png", np.zeros((4, 8), np.uint8))
+    record = Record(
+        image="eye.png", patient="a", source="made", masks={"disc": Mask(path="disc.png", origin="human")}
+    )
+    with pytest.raises(DatasetError, match=r"disc\.png: 8x4 pixels, but its image is 8x8"):
+        first(Batches(tmp_path, [record], View(masks=("disc",), crop=4), batch=1, seed=0))
+
+
+def test_an_error_in_a_worker_reaches_the_trainer(eyes: Path, tmp_path: Path) -> None:
+    record = Record(image="gone.png", patient="a", source="made")
+    with pytest.raises(DatasetError, match=r"gone\.png"):
+        first(Batches(tmp_path, [record], View(crop=4), batch=1, seed=0, workers=1))
+
+
+def test_a_feed_starts_only_at_the_edge_of_a_batch(eyes: Path) -> None:
+    with pytest.raises(ValueError, match="image 6 is not the first of a batch of 4"):
+        next(batches(eyes, SEGMENTATION).starting_at(6))
