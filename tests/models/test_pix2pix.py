@@ -121,7 +121,7 @@ def test_the_smallest_allowed_sizes_train(size: int) -> None:
 
 
 def test_a_discriminator_sees_seventy_pixels() -> None:
-    """Isola et al. 2017: the 70 x 70 PatchGAN; spectral norm, as instance norm would mix in the whole image."""
+    """Isola et al. 2017: the 70 x 70 PatchGAN; instance norm would mix in the whole image."""
     torch.manual_seed(0)
     net = Discriminators(Pix2PixConfig(scales=1, spectral_norm=True))
     image = torch.randn(1, 3, 256, 256, requires_grad=True)

@@ -18,6 +18,10 @@ from datetime import timedelta
 import numpy as np
 import torch
 import torch.distributed as dist
+
+# Its functions keep the group of their import as a default: imported later (Adam does), they would keep ours
+# alive beyond `stop`, and gloo's threads would then abort the process while the interpreter ends.
+import torch.distributed.nn.functional  # noqa: F401
 from torch import Tensor, nn
 
 
