@@ -21,7 +21,7 @@ import torch.distributed as dist
 
 # Its functions keep the group of their import as a default: imported later (Adam does), they would keep ours
 # alive beyond `stop`, and gloo's threads would then abort the process while the interpreter ends.
-import torch.distributed.nn.functional  # noqa: F401
+import torch.distributed.nn.functional  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from torch import Tensor, nn
 
 
