@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,10 +36,8 @@ def test_the_overview_needs_neither_torch_nor_opencv() -> None:
         "import sys; from fundusforge.cli import main; main(['--help']); "
         "print(sorted({'torch', 'cv2', 'timm', 'sklearn', 'matplotlib'} & set(sys.modules)), file=sys.stderr)"
     )
-    start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
-    assert time.monotonic() - start < 5  # about 0.3 s on an idle machine
 
 
 @pytest.mark.parametrize("name", COMMANDS)

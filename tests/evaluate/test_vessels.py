@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import cv2
@@ -131,17 +130,6 @@ def test_refuses(maps: list, masks: list, fields: list | None, message: str) -> 
     """Bad input is refused with what was expected."""
     with pytest.raises(ValueError, match=message):
         vessel_scores(maps, masks, fields, threshold=0.5)
-
-
-def test_twenty_images_are_quick() -> None:
-    """Twenty images of DRIVE's size; the bound leaves room for a busy machine."""
-    rng = np.random.default_rng(0)
-    maps = [rng.random((584, 565), dtype=np.float32) for _ in range(20)]
-    masks = [(p > rng.random(p.shape, dtype=np.float32)).astype(np.uint8) * 255 for p in maps]
-    start = time.process_time()
-    vessel_scores(maps, masks, threshold=0.5)
-    best_threshold(maps, masks)
-    assert time.process_time() - start < 8.0
 
 
 def test_second_observer_of_chase(data_root: Path) -> None:
