@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fundusforge.evaluate.features import Extractor, Features
+from fundusforge.evaluate.features import features as extract
 from fundusforge.images import Grey, Image, read_image, read_mask
 from fundusforge.records import DatasetError, Record
 
@@ -95,8 +97,13 @@ class Evidence:
     seed: int
     draws: int
     repeats: int
+    extractor: Extractor | None = None
+    """Turns pictures into vectors for the metrics that compare sets."""
+    cache: Path | None = None
+    """Folder that keeps these vectors; None keeps them for this evaluation alone."""
     progress: Callable[[str], Any] | None = None
     """Called with a line of text as the work goes on."""
+    _features: dict[Path, Features] = field(default_factory=dict[Path, Features], repr=False)
     _predicted: dict[Path, tuple[NDArray[np.uint8], tuple[int, int]]] = field(
         default_factory=dict[Path, tuple[NDArray[np.uint8], tuple[int, int]]], repr=False
     )
@@ -105,6 +112,24 @@ class Evidence:
         """Report progress."""
         if self.progress is not None:
             self.progress(text)
+
+    def features(self, images: ImageSet) -> Features:
+        """Return the vectors of a set of images, (N, D) float32; those of an image are computed once.
+
+        Raises:
+            ValueError: No extractor, or one that gives numbers that are not finite.
+            DatasetError: A picture that cannot be read.
+        """
+        if self.extractor is None:
+            raise ValueError("no extractor was given")
+        paths = [images.folder / record.image for record in images.records]
+        new = [i for i, path in enumerate(paths) if path not in self._features]
+        fresh = ImageSet(folder=images.folder, records=[images.records[i] for i in new])
+        vectors = extract(fresh, self.extractor, cache=self.cache, progress=self.progress)
+        self._features.update(zip((paths[i] for i in new), vectors, strict=True))
+        if not paths:
+            return vectors
+        return np.stack([self._features[path] for path in paths])
 
     def probability(self, images: ImageSet, index: int) -> NDArray[np.float32]:
         """Return the judge's probability map of one image and keep its thresholded mask.
