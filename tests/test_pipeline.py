@@ -3,13 +3,17 @@
 import importlib.util
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fundusforge.cli import main
-from fundusforge.records import read_folder, write_metadata
+from fundusforge.annotate.vessels import Segmenter
+from fundusforge.cli import fitting, main
+from fundusforge.records import Record, read_folder, with_mask, write_metadata
+from fundusforge.training.batches import Batches
 from fundusforge.training.checkpoint import load_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -235,6 +239,30 @@ def test_a_judge_of_the_generators_patients_is_refused(
     words = ("evaluate", synthetic, "--against", drawn / "one", "--generator", generator)
     assert run(*words, "--segmenter", tmp_path / "kin", "--out", tmp_path / "results") == 2
     assert "generator's training set" in capsys.readouterr().err
+
+
+def test_thresholds_may_be_chosen_on_changed_crops(
+    drawn: Path, segmenter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in training: crops with changed colours; only masks that people drew, where there are any."""
+    seen: list[set[str]] = []
+
+    class Watched(Batches):
+        def __init__(self, folder: Path, records: Sequence[Record], *rest: Any, **options: Any) -> None:
+            seen.append({record.image for record in records})
+            super().__init__(folder, records, *rest, **options)
+
+    monkeypatch.setattr(fitting, "Batches", Watched)
+    monkeypatch.setattr(fitting, "CHANGED_BATCHES", 3)
+    folder = (drawn / "one").resolve()
+    drawn_eye, other = read_folder(folder)[:2]
+    by_hand = fitting.located(with_mask(other, "vessels", other.masks["vessels"].path, "human"), folder)
+    learnt = [fitting.located(drawn_eye, folder), by_hand]
+    plain = Segmenter.load(segmenter)
+    changed = replace(plain, config=replace(plain.config, calibration="augmented"))
+    thresholds = [fitting.thresholds_of(each, learnt) for each in (plain, changed, changed)]
+    assert seen == [{by_hand.image}] * 2
+    assert 0 < thresholds[1]["vessels"] < 1 and thresholds[1] == thresholds[2] != thresholds[0]
 
 
 def test_the_demo_makes_images_figures_and_a_page(
