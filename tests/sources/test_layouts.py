@@ -221,6 +221,26 @@ def test_phantoms_are_drawn_by_seed() -> None:
         list(SOURCES["phantom"](grades=(5,)).items())
 
 
+def test_phantom_brains_have_contrasts_and_tumour() -> None:
+    """Normalised as a scan's are: zero mean and unit variance over the brain, in every contrast."""
+    first, second = (list(SOURCES["phantom"](organ="brain", count=2, pixels=96).items()) for _ in range(2))
+    assert len({item.patient for item in first}) == len({item.key for item in first}) == 2
+    item = first[0]
+    assert set(item.contrasts) == {"t1", "t1c", "t2", "flair"}
+    assert {name: mask.origin for name, mask in item.masks.items()} == dict.fromkeys(
+        ("necrosis", "oedema", "enhancing"), "phantom"
+    )
+    inside = item.load()[..., 0] > 0
+    for name, load in item.contrasts.items():
+        values = load()
+        assert np.array_equal(values, second[0].contrasts[name]())
+        assert values.shape == (96, 96) and abs(values[inside].mean()) < 0.1
+        assert values[inside].std() == pytest.approx(1, abs=0.1)
+    rim = item.masks["enhancing"].load() > 0
+    assert item.contrasts["t1c"]()[rim].mean() > item.contrasts["t1"]()[rim].mean() + 1
+    assert not np.array_equal(first[1].load(), item.load())
+
+
 def read_phantoms(*, seed: int) -> list[Item]:
     return [i for i in SOURCES["phantom"](count=2, seed=seed, pixels=96, grades=(0, 3)).items()]
 

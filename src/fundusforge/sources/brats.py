@@ -188,10 +188,14 @@ def load_contrast(path: Path, index: int) -> NDArray[np.float32]:
 def load_preview(path: Path, index: int) -> Image:
     """Return one slice as (H, W, 3) uint8 grey, the same window for the whole volume."""
     volume = _volume(str(path))
-    low, high = volume.limits
-    grey = np.clip((volume.values[..., index] - low) * (255.0 / max(high - low, 1e-6)), 0, 255)
-    grey = np.where(volume.brain[..., index], grey, 0).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
+    return preview(volume.values[..., index], volume.brain[..., index], volume.limits)
+
+
+def preview(values: NDArray[np.float32], brain: NDArray[np.bool_], limits: tuple[float, float]) -> Image:
+    """Show a slice (H, W) as (H, W, 3) uint8 grey: `limits` become black and white, outside is black."""
+    low, high = limits
+    grey = np.clip((values - low) * (255.0 / max(high - low, 1e-6)), 0, 255)
+    return np.repeat(np.where(brain, grey, 0).astype(np.uint8)[..., None], 3, axis=2)
 
 
 def load_label(path: Path, index: int, name: str, newer: bool) -> Grey:
