@@ -56,6 +56,25 @@ def test_copies_of_an_image_add_nothing() -> None:
     assert unclustered.high - unclustered.low < 0.5 * (once.high - once.low)
 
 
+def test_centred_undoes_what_copies_do_to_a_distance() -> None:
+    """The squared distance of two means grows with each draw; centred, its interval holds the value."""
+    rng = np.random.default_rng(8)
+    first, second = rng.normal(size=(12, 300)), rng.normal(size=(12, 300))
+
+    def distance(weights) -> float:
+        w, v = weights
+        return float(((w @ first / w.sum() - v @ second / v.sum()) ** 2).sum())
+
+    value = distance([np.ones(12), np.ones(12)])
+    sets = names(12), [f"q{i}" for i in range(12)]
+    plain = bootstrap(distance, *sets, seed=1)
+    centred = bootstrap(distance, *sets, seed=1, method="centred")
+    assert plain.low > value
+    assert centred.low < value < centred.high
+    assert centred.high - centred.low == pytest.approx(plain.high - plain.low)
+    assert centred.words().startswith("95% centred bootstrap")
+
+
 def test_covers_the_truth_about_as_often_as_it_says() -> None:
     """Of 200 samples of 40 patients, 95 % intervals hold the true mean in 88 to 99 %."""
     rng = np.random.default_rng(6)
