@@ -14,15 +14,16 @@ from typing import Any, Literal
 import numpy as np
 
 from fundusforge import __version__
-from fundusforge.evaluate import agreement, amount, ssim
+from fundusforge.evaluate import agreement, amount, probe, ssim
 from fundusforge.evaluate.evidence import Evidence, ImageSet, Judge
 from fundusforge.evaluate.figures import RESULTS, Figure, FolderSummary, JudgeSummary, Results
 from fundusforge.records import METADATA, DatasetError, Record, Split, check_splits, read_folder
 
-Metric = Literal["agreement", "amount", "ssim"]
+Metric = Literal["agreement", "amount", "probe", "ssim"]
 METRICS: dict[Metric, Callable[[Evidence], list[Figure]]] = {
     "agreement": agreement.figures,
     "amount": amount.figures,
+    "probe": probe.figures,
     "ssim": ssim.figures,
 }
 """Every metric: adding one is a file with such a function, and a line here."""
@@ -40,7 +41,7 @@ class EvaluateConfig:
     """Dataset folder of real images."""
     out: Path
     """Folder for `results.json`."""
-    metrics: tuple[Metric, ...] = ("agreement", "amount", "ssim")
+    metrics: tuple[Metric, ...] = tuple(METRICS)
     splits: tuple[Split, ...] = ()
     """Splits of the real folder to compare with; all by default. Held-out ones are the honest choice."""
     max_images: int = 1000
