@@ -1,0 +1,1 @@
+"""The privacy audit: memorised images, membership, and the release gate."""
