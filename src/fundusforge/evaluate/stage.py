@@ -14,17 +14,18 @@ from typing import Any, Literal
 import numpy as np
 
 from fundusforge import __version__
-from fundusforge.evaluate import agreement, amount, probe, ssim
+from fundusforge.evaluate import agreement, amount, msssim, probe, ssim
 from fundusforge.evaluate.evidence import Evidence, ImageSet, Judge
 from fundusforge.evaluate.figures import RESULTS, Figure, FolderSummary, JudgeSummary, Results
 from fundusforge.records import METADATA, DatasetError, Record, Split, check_splits, read_folder
 
-Metric = Literal["agreement", "amount", "probe", "ssim"]
+Metric = Literal["agreement", "amount", "probe", "ssim", "msssim"]
 METRICS: dict[Metric, Callable[[Evidence], list[Figure]]] = {
     "agreement": agreement.figures,
     "amount": amount.figures,
     "probe": probe.figures,
     "ssim": ssim.figures,
+    "msssim": msssim.figures,
 }
 """Every metric: adding one is a file with such a function, and a line here."""
 _FEW = 30
