@@ -105,8 +105,8 @@ def evaluate(
     )  # fmt: skip
     found = [figure for metric in dict.fromkeys(config.metrics) for figure in METRICS[metric](evidence)]
     results = Results(
-        synthetic=_summary(synthetic, config.out),
-        against=_summary(real, config.out),
+        synthetic=summary(synthetic, config.out),
+        against=summary(real, config.out),
         judge=_judged(judge, shared),
         figures=tuple(found),
         warnings=_warnings(synthetic, real, judge, shared, generator_patients),
@@ -128,7 +128,8 @@ def _read(folder: Path, splits: Sequence[Split], config: EvaluateConfig, *, plac
     return ImageSet(folder=folder, records=records)
 
 
-def _summary(images: ImageSet, out: Path) -> FolderSummary:
+def summary(images: ImageSet, out: Path) -> FolderSummary:
+    """Return what a set holds; its folder is named relative to `out`."""
     made = [record for record in images.records if record.synthetic]
     return FolderSummary(
         folder=Path(os.path.relpath(images.folder, out)).as_posix(),
