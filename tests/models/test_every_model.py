@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from fundusforge.config import ConfigError, from_json, to_json
 from fundusforge.images import CODE_SIZE
-from fundusforge.models import FAMILIES, PRESETS, ModelConfig, Pix2PixConfig, UNetConfig
+from fundusforge.models import FAMILIES, PRESETS, AnyConfig, ModelConfig, Pix2PixConfig, UNetConfig
 from fundusforge.models.recipe import Recipe, check_masks
+from fundusforge.models.selfsupervised import SelfSupervisedConfig
 
 ENCODER = "mobilenetv3_small_050"
 TINY = {
@@ -36,6 +37,7 @@ TINY = {
     "pix2pix-logistic": Pix2PixConfig(
         size=64, widths=(4, 8, 8), discriminator_widths=(4, 8, 8), adversarial="logistic", scales=3
     ),
+    "selfsupervised": SelfSupervisedConfig(size=64, crop=32, widths=(4, 8, 8), projection=8),
 }  # fmt: skip
 every = pytest.mark.parametrize("config", TINY.values(), ids=TINY.keys())
 
@@ -48,7 +50,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def build(config: UNetConfig | Pix2PixConfig, seed: int = 0) -> Recipe:
+def build(config: AnyConfig, seed: int = 0) -> Recipe:
     torch.manual_seed(seed)
     return config.build()
 
@@ -90,14 +92,14 @@ def test_every_family_is_tried() -> None:
 
 
 @every
-def test_configuration_comes_back(config: UNetConfig | Pix2PixConfig) -> None:
+def test_configuration_comes_back(config: AnyConfig) -> None:
     assert from_json(ModelConfig, to_json(config, kind=ModelConfig)) == config
     with pytest.raises(ConfigError, match="lernrate"):
         from_json(ModelConfig, to_json(config)[:-2] + ', "lernrate": 1}')
 
 
 @every
-def test_every_phase_learns_with_finite_gradients(config: UNetConfig | Pix2PixConfig) -> None:
+def test_every_phase_learns_with_finite_gradients(config: AnyConfig) -> None:
     recipe = build(config)
     batch = batch_for(recipe)
     before = {name: value.clone() for name, value in recipe.nets.state_dict().items()}
@@ -117,9 +119,9 @@ def test_every_phase_learns_with_finite_gradients(config: UNetConfig | Pix2PixCo
 
 
 @every
-def test_the_loss_of_a_fixed_batch_falls(config: UNetConfig | Pix2PixConfig) -> None:
+def test_the_loss_of_a_fixed_batch_falls(config: AnyConfig) -> None:
     recipe = build(replace(config, lr=2e-3))
-    key = "l1" if config.kind == "pix2pix" else "cross_entropy"
+    key = {"unet": "cross_entropy", "pix2pix": "l1", "selfsupervised": "contrast"}[config.kind]
     history = []
     for _ in range(12):
         torch.manual_seed(5)
@@ -129,14 +131,14 @@ def test_the_loss_of_a_fixed_batch_falls(config: UNetConfig | Pix2PixConfig) -> 
 
 
 @every
-def test_build_is_a_function_of_the_seed(config: UNetConfig | Pix2PixConfig) -> None:
+def test_build_is_a_function_of_the_seed(config: AnyConfig) -> None:
     one, two, other = (build(config, seed).nets.state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert any(not torch.equal(one[name], other[name]) for name in one)
 
 
 @every
-def test_networks_are_stored_and_come_back(config: UNetConfig | Pix2PixConfig, tmp_path) -> None:
+def test_networks_are_stored_and_come_back(config: AnyConfig, tmp_path) -> None:
     """Through safetensors, which refuses tied weights."""
     from safetensors.torch import load_file, save_file
 
@@ -154,7 +156,7 @@ def test_networks_are_stored_and_come_back(config: UNetConfig | Pix2PixConfig, t
 
 
 @every
-def test_preview_is_pictures(config: UNetConfig | Pix2PixConfig) -> None:
+def test_preview_is_pictures(config: AnyConfig) -> None:
     recipe = build(config)
     batch = batch_for(recipe, 3)
     with torch.no_grad():
@@ -167,7 +169,7 @@ def test_preview_is_pictures(config: UNetConfig | Pix2PixConfig) -> None:
 
 
 @every
-def test_recipe_keeps_the_contract(config: UNetConfig | Pix2PixConfig) -> None:
+def test_recipe_keeps_the_contract(config: AnyConfig) -> None:
     recipe = build(config)
     assert isinstance(recipe.nets, nn.ModuleDict)
     assert set(recipe.ema) <= set(recipe.nets)
@@ -176,11 +178,11 @@ def test_recipe_keeps_the_contract(config: UNetConfig | Pix2PixConfig) -> None:
     for phase in recipe.phases:
         held = {id(p) for group in phase.optimizer.param_groups for p in group["params"]}
         assert held == {id(p) for name in phase.nets for p in recipe.nets[name].parameters()}
-    assert recipe.view.masks == config.masks
+    assert recipe.view.masks == getattr(config, "masks", ())
 
 
 @every
-def test_half_precision_stays_finite(config: UNetConfig | Pix2PixConfig) -> None:
+def test_half_precision_stays_finite(config: AnyConfig) -> None:
     """As under the training loop's bf16 autocast."""
     recipe = build(config)
     with torch.autocast("cpu", torch.bfloat16):
@@ -211,12 +213,14 @@ def test_what_weights_ship_stays_small() -> None:
     with torch.device("meta"):
         generator = PRESETS["pix2pix"]["default"][1].build().nets["generator"]
         segmenter = PRESETS["unet"]["embedded"][1].build().nets["net"]
+        encoder = PRESETS["selfsupervised"]["retina"][1].build().nets["encoder"]
     assert megabytes(generator) <= 16
+    assert megabytes(encoder) <= 6
     assert megabytes(segmenter) < 2
     assert 2 * megabytes(segmenter) < 2, "also in single precision"
 
 
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
+@pytest.mark.parametrize("family", [UNetConfig, Pix2PixConfig])
 @pytest.mark.parametrize("masks", [(), ("vesels",), ("vessels", "vessels")])
 def test_masks_that_no_record_has_are_refused(family: type, masks: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="mask"):

@@ -19,9 +19,10 @@ from fundusforge.annotate.vessels import Segmenter, field_extent, known_patients
 from fundusforge.config import to_json
 from fundusforge.evaluate.vessels import best_threshold, vessel_scores
 from fundusforge.images import colour_code, read_image, read_mask, resize
-from fundusforge.models import ModelConfig
+from fundusforge.models import AnyConfig, ModelConfig
 from fundusforge.models.pix2pix import Generator, Pix2PixConfig
 from fundusforge.models.recipe import Recipe
+from fundusforge.models.selfsupervised import SelfSupervisedConfig, pretext_scores
 from fundusforge.models.unet import Segmentation, UNetConfig
 from fundusforge.records import DatasetError, Record, check_splits, read_folder
 from fundusforge.sample.painter import Painter
@@ -40,7 +41,7 @@ CHANGED_BATCHES = 40
 
 
 def fit(
-    config: UNetConfig | Pix2PixConfig,
+    config: AnyConfig,
     folders: Sequence[Path],
     run: Path,
     *,
@@ -96,6 +97,8 @@ def fit(
             warm_start = None
         fit_codes(cast(Generator, recipe.nets["generator"]), config, [learnt[i] for i in batches.members])
         validation = painting_judge(config, judged, segmenter, learnt)
+    elif isinstance(config, SelfSupervisedConfig):
+        validation = pretext_judge(config, judged)
     else:
         diameter = training_diameter(config, learnt)
         validation = segmentation_judge(config, judged, diameter=diameter)
@@ -269,12 +272,30 @@ def painting_judge(
     return Validation(judge=judge, score="agreement" if reader and "vessels" in config.masks else None)
 
 
+def pretext_judge(config: SelfSupervisedConfig, records: Sequence[Record]) -> Validation | None:
+    """Judge features by the task they are learnt from, on split `val`; the same views each time.
+
+    It does not choose the best state: the task is easy, and what the features are for is not measured by it.
+    """
+    if len(records) < 2:
+        return None
+    batches = Batches(Path("/"), records, config.build().view, batch=len(records), seed=1)
+    pictures = batches.load(0)["image"]
+
+    def judge(nets: nn.ModuleDict) -> dict[str, float]:
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            return pretext_scores(nets, config, pictures.to(next(nets.parameters()).device))
+
+    return Validation(judge=judge, score=None)
+
+
 # ---- the end -----------------------------------------------------------------------------------------------
 
 
 def finish(
     run: Path,
-    config: UNetConfig | Pix2PixConfig,
+    config: AnyConfig,
     learnt: Sequence[Record],
     judged: Sequence[Record],
     validation: Validation | None,
@@ -287,9 +308,10 @@ def finish(
         facts["calibration"] = {"threshold": segmenter.thresholds, "diameter": segmenter.diameter}
         shown = _Shown(judged, config.masks)
         figures = segmentation_scores(segmenter, shown, calibrated=True) if judged else {}
+    elif validation:
+        figures = dict(validation.judge(released(run, config)))
     else:
-        nets = nn.ModuleDict({"generator": Painter.load(run).generator})
-        figures = dict(validation.judge(nets)) if validation else {}
+        figures = {}
     annotate_metadata(
         run,
         figures=figures,
@@ -299,6 +321,16 @@ def finish(
         **facts,
     )
     return figures
+
+
+def released(run: Path, config: Pix2PixConfig | SelfSupervisedConfig) -> nn.ModuleDict:
+    """Networks that a run released, in evaluation mode."""
+    if isinstance(config, Pix2PixConfig):
+        return nn.ModuleDict({"generator": Painter.load(run).generator})
+    tensors, _ = checkpoint.load_model(model_file(run), kind=config.kind)
+    nets = config.build().nets.eval()
+    checkpoint.fill(nets, tensors, where=model_file(run))
+    return nets
 
 
 def training_diameter(config: UNetConfig, learnt: Sequence[Record]) -> float | None:

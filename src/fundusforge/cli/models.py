@@ -57,7 +57,7 @@ def _text(one: dict[str, Any]) -> str:
     size = f"{one['bytes'] / 2**20:.1f} MiB"
     return "\n" + listing(
         {
-            one["name"]: f"{one['family']} for {', '.join(one['masks'])}, {size}",
+            one["name"]: f"{one['family']} for {', '.join(one['masks']) or 'features'}, {size}",
             "  file": f"{one['path']} (SHA-256 {one['sha256'][:12]}...)",
             "  card": one["card"],
             "  terms": "; ".join(one["terms"]) or "unknown",

@@ -1,4 +1,4 @@
-"""Generative models and annotators, one family per file; the union of configurations is the registry."""
+"""Models that paint, annotate or read images, a family per file; the union of configurations is the list."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import Annotated, get_args
 from pydantic import Field
 
 from fundusforge.models.pix2pix import Pix2PixConfig
+from fundusforge.models.selfsupervised import SelfSupervisedConfig
 from fundusforge.models.unet import UNetConfig
 
-ModelConfig = Annotated[UNetConfig | Pix2PixConfig, Field(discriminator="kind")]
+AnyConfig = UNetConfig | Pix2PixConfig | SelfSupervisedConfig
+ModelConfig = Annotated[AnyConfig, Field(discriminator="kind")]
 
 FAMILIES: dict[str, type] = {family.kind: family for family in get_args(get_args(ModelConfig)[0])}
 
-PRESETS: dict[str, dict[str, tuple[str, UNetConfig | Pix2PixConfig]]] = {
+PRESETS: dict[str, dict[str, tuple[str, AnyConfig]]] = {
     "unet": {
         "drive": (
             "small U-Net for DRIVE at its own resolution (prepare with --size 584); 30 minutes on 2 cores",
@@ -68,11 +70,18 @@ PRESETS: dict[str, dict[str, tuple[str, UNetConfig | Pix2PixConfig]]] = {
             ),
         ),
     },
+    "selfsupervised": {
+        "retina": (
+            "256 features of 512 px photographs; the embedded extractor",
+            SelfSupervisedConfig(),
+        ),
+    },
 }
 """Named starting points of each family; any setting can be overridden after."""
 
 LOOPS: dict[str, dict[str, object]] = {
     "unet": {"batch": 8, "schedule": "cosine", "warmup": 800, "ema_images": 4000.0},
     "pix2pix": {"batch": 1, "ema_images": 1000.0, "channels_last": False},
+    "selfsupervised": {"batch": 16, "schedule": "cosine", "warmup": 1600, "ema_images": 2000.0},
 }
 """Settings of the training loop from which each family starts; those not named keep the loop's defaults."""
