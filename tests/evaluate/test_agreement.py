@@ -74,3 +74,29 @@ def test_a_judge_of_the_same_school_is_refused() -> None:
     assert check_judge(judge(frozenset({"a"})), None) == "unknown"
     with pytest.raises(DatasetError, match=r"reader was trained on 2 patients .*\(b, c\)"):
         check_judge(judge(frozenset({"a", "b", "c"})), ["c", "b", "d"])
+
+
+def test_a_judge_of_another_mask(drawn_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """A reader of brightness finds the disc: figures under the mask's name, those of vessels as before."""
+    from fundusforge.evaluate.stage import EvaluateConfig, evaluate
+
+    def bright(image: np.ndarray, field_of_view: np.ndarray | None) -> np.ndarray:
+        return (image[..., 1] / 255).astype(np.float32)
+
+    disc = Judge(name="disc reader", segment=bright, threshold=0.6, patients=frozenset({"somebody"}))
+    config = EvaluateConfig(
+        synthetic=drawn_folder(4, seed=41), against=drawn_folder(6, seed=42), out=tmp_path,
+        metrics=("agreement",), draws=100, floor_repeats=10,
+    )  # fmt: skip
+    found = evaluate(config, judge=judge(None), judges={"disc": disc}, generator_patients={"nobody"})
+    names = ("auc", "f1", "sensitivity", "specificity")
+    assert [figure.name for figure in found.figures] == [
+        *(f"agreement_{name}" for name in names), *(f"agreement_disc_{name}" for name in names)
+    ]  # fmt: skip
+    assert found.figure("agreement_disc_auc").value > 0.99
+    assert found.figure("agreement_disc_auc").real > 0.99
+    assert found.figure("agreement_disc_f1").extractor == "disc reader"
+    assert found.figure("agreement_auc").extractor == "reader"
+    assert found.judges["disc"].shared_with_generator == "none"
+    with pytest.raises(DatasetError, match="disc reader was trained on 1 patients"):
+        evaluate(config, judges={"disc": disc}, generator_patients={"somebody"})

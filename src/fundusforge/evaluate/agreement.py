@@ -1,10 +1,10 @@
-"""Whether a photograph shows the vessels it was painted on (Beers et al. 2018: an AUC of 0.97).
+"""Whether a photograph shows what it was painted on (Beers et al. 2018, of vessels: an AUC of 0.97).
 
 A segmenter re-reads the synthetic photographs, and its probability maps are scored against the masks that
-made them, inside the field of view. What such a figure can reach is set by the segmenter and not by the
-generator, so the same figure on real photographs with human masks stands beside it. A segmenter trained
-on the generator's own training images would share its mistakes: a proven overlap is refused, an unknown
-one is said.
+made them, inside the field of view: vessels, and every other structure for which a segmenter was given.
+What such a figure can reach is set by the segmenter and not by the generator, so the same figure on real
+photographs with human masks stands beside it. A segmenter trained on the generator's own training images
+would share its mistakes: a proven overlap is refused, an unknown one is said.
 """
 
 from __future__ import annotations
@@ -79,56 +79,68 @@ class Pool:
 
 
 def agreement(
-    images: ImageSet, probability: Callable[[ImageSet, int], NDArray[np.float32]], threshold: float
+    images: ImageSet,
+    probability: Callable[[ImageSet, int], NDArray[np.float32]],
+    threshold: float,
+    *,
+    mask: str = "vessels",
 ) -> Pool:
-    """Score the probability maps of all images against their vessel masks, inside the fields of view.
+    """Score the probability maps of all images against their masks, inside the fields of view.
 
     Args:
-        images: Images that all have a `vessels` mask.
+        images: Images that all have the mask.
         probability: Gives the (H, W) map of the image at an index.
         threshold: Of the segmenter.
+        mask: Name of the structure.
     """
     return Pool(
         [
-            tally(
-                probability(images, i),
-                images.mask(i, "vessels"),
-                images.field_of_view(i),
-                threshold=threshold,
-            )
+            tally(probability(images, i), images.mask(i, mask), images.field_of_view(i), threshold=threshold)
             for i in range(len(images))
         ]
     )
 
 
 def figures(evidence: Evidence) -> list[Figure]:
-    """Return AUC, F1, sensitivity and specificity on synthetic images, with the same on real ones beside."""
-    judge, synthetic = evidence.judge, evidence.synthetic.having("vessels")
-    real = evidence.real.having("vessels")
+    """Return AUC, F1, sensitivity and specificity on synthetic images, with the same on real ones beside.
+
+    Those of vessels are called `agreement_auc` and so on, those of other masks `agreement_disc_auc`.
+    """
+    names = ("vessels", *sorted(evidence.judges.keys() - {"vessels"}))
+    return [figure for name in names for figure in _of_mask(evidence, name)]
+
+
+def _of_mask(evidence: Evidence, mask: str) -> list[Figure]:
+    judge, synthetic = evidence.judge_of(mask), evidence.synthetic.having(mask)
+    real = evidence.real.having(mask)
     common: dict[str, Any] = {
         "n": len(synthetic),
         "resize": "none",
         "seed": evidence.seed,
         "better": "higher",
+        "extractor": judge.name if judge else "none",
     }
     if judge is None or not len(synthetic):
         reason = "no segmenter was given" if judge is None else "no synthetic image has the mask that made it"
-        return [
-            Figure(**common, name="agreement_auc", title=_title(_FIGURES[0][1]), value=None,
-                   extractor="none" if judge is None else judge.name, reason=reason)
-        ]  # fmt: skip
+        return [Figure(**common, **_called(mask, *_FIGURES[0]), value=None, reason=reason)]
     unseen = real.without_patients(judge.patients or frozenset())
-    evidence.tell(f"agreement: segmenting {len(synthetic)} synthetic and {len(unseen)} real images")
-    pool = agreement(synthetic, evidence.probability, judge.threshold)
-    real_pool = agreement(unseen, evidence.probability, judge.threshold) if len(unseen) else None
-    notes = _notes(judge, len(real), len(unseen))
-    return [_figure(evidence, name, title, pool, synthetic, real_pool, unseen, common, notes)
-            for name, title in _FIGURES]  # fmt: skip
+    evidence.tell(f"agreement of {mask}: segmenting {len(synthetic)} synthetic, {len(unseen)} real images")
+
+    def read(images: ImageSet, index: int) -> NDArray[np.float32]:
+        return evidence.probability(images, index, mask)
+
+    pool = agreement(synthetic, read, judge.threshold, mask=mask)
+    real_pool = agreement(unseen, read, judge.threshold, mask=mask) if len(unseen) else None
+    common["notes"] = _notes(judge, len(real), len(unseen))
+    return [
+        _figure(evidence, name, pool, synthetic, real_pool, unseen, common | _called(mask, name, title))
+        for name, title in _FIGURES
+    ]
 
 
 def _figure(
-    evidence: Evidence, name: str, title: str, pool: Pool, synthetic: ImageSet, real_pool: Pool | None,
-    unseen: ImageSet, common: dict[str, Any], notes: tuple[str, ...],
+    evidence: Evidence, name: str, pool: Pool, synthetic: ImageSet, real_pool: Pool | None,
+    unseen: ImageSet, common: dict[str, Any],
 ) -> Figure:  # fmt: skip
     options: dict[str, Any] = {"seed": evidence.seed, "draws": evidence.draws}
     value = pool.value(name)
@@ -147,16 +159,18 @@ def _figure(
         **measured(value, bootstrap(pool.statistic(name), synthetic.patients, **options)),
         **beside,
         n_real=len(unseen),
-        name=f"agreement_{name}",
-        title=_title(title),
-        extractor=evidence.judge.name if evidence.judge else "none",
-        notes=notes,
         reason="" if value is not None else "a class is absent from every field of view",
     )
 
 
-def _title(what: str) -> str:
-    return f"Agreement of re-segmented vessels with the mask: {what}"
+def _called(mask: str, name: str, title: str) -> dict[str, Any]:
+    """Return name and title of a figure; vessels are what a name without a mask means."""
+    part = "" if mask == "vessels" else f"{mask}_"
+    what = mask.replace("_", " ")
+    return {
+        "name": f"agreement_{part}{name}",
+        "title": f"Agreement of re-segmented {what} with the mask: {title}",
+    }
 
 
 def _notes(judge: Judge, real: int, unseen: int) -> tuple[str, ...]:

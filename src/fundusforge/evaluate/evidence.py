@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from fundusforge.images import Grey, Image, read_image, read_mask
 from fundusforge.records import DatasetError, Record
 
 Segment = Callable[[Image, Grey | None], NDArray[np.float32]]
-"""(H, W, 3) uint8 RGB and its (H, W) field of view or None, to (H, W) float32 vessel probability."""
+"""(H, W, 3) uint8 RGB and its (H, W) field of view or None, to (H, W) float32 probability of a structure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class ImageSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """A vessel segmenter as the metrics see it: injected, so that they depend on no model."""
+    """A segmenter of one structure as the metrics see it: injected, so that they depend on no model."""
 
     name: str
     segment: Segment
@@ -88,6 +88,7 @@ class Evidence:
     synthetic: ImageSet
     real: ImageSet
     judge: Judge | None
+    """Reads vessels."""
     size: int
     """Side in pixels to which pictures are brought where a metric compares them pixel by pixel."""
     margin: float
@@ -97,6 +98,8 @@ class Evidence:
     seed: int
     draws: int
     repeats: int
+    judges: Mapping[str, Judge] = field(default_factory=dict[str, Judge])
+    """Segmenters of further structures, by the name of the mask."""
     extractor: Extractor | None = None
     """Turns pictures into vectors for the metrics that compare sets."""
     cache: Path | None = None
@@ -104,8 +107,8 @@ class Evidence:
     progress: Callable[[str], Any] | None = None
     """Called with a line of text as the work goes on."""
     _features: dict[Path, Features] = field(default_factory=dict[Path, Features], repr=False)
-    _predicted: dict[Path, tuple[NDArray[np.uint8], tuple[int, int]]] = field(
-        default_factory=dict[Path, tuple[NDArray[np.uint8], tuple[int, int]]], repr=False
+    _predicted: dict[tuple[Path, str], tuple[NDArray[np.uint8], tuple[int, int]]] = field(
+        default_factory=dict[tuple[Path, str], tuple[NDArray[np.uint8], tuple[int, int]]], repr=False
     )
 
     def tell(self, text: str) -> None:
@@ -131,29 +134,34 @@ class Evidence:
             return vectors
         return np.stack([self._features[path] for path in paths])
 
-    def probability(self, images: ImageSet, index: int) -> NDArray[np.float32]:
-        """Return the judge's probability map of one image and keep its thresholded mask.
+    def judge_of(self, mask: str) -> Judge | None:
+        """Return the segmenter that reads a structure, if one was given."""
+        return self.judge if mask == "vessels" else self.judges.get(mask)
+
+    def probability(self, images: ImageSet, index: int, mask: str = "vessels") -> NDArray[np.float32]:
+        """Return a judge's probability map of one image and keep its thresholded mask.
 
         Raises:
             ValueError: No judge, or a map of another shape than the image.
         """
-        if self.judge is None:
-            raise ValueError("no segmenter was given")
+        judge = self.judge_of(mask)
+        if judge is None:
+            raise ValueError(f"no segmenter of {mask} was given")
         image = images.image(index)
-        probability = self.judge.segment(image, images.field_of_view(index))
+        probability = judge.segment(image, images.field_of_view(index))
         if probability.shape != image.shape[:2]:
             raise ValueError(
-                f"{self.judge.name} gave a map {probability.shape} for {images.records[index].image} "
+                f"{judge.name} gave a map {probability.shape} for {images.records[index].image} "
                 f"of {image.shape[:2]}"
             )
-        drawn = probability >= self.judge.threshold
-        self._predicted[images.folder / images.records[index].image] = np.packbits(drawn), image.shape[:2]
+        key = images.folder / images.records[index].image, mask
+        self._predicted[key] = np.packbits(probability >= judge.threshold), image.shape[:2]
         return probability
 
-    def predicted_mask(self, images: ImageSet, index: int) -> Grey:
-        """Return the judge's (H, W) mask of one image, 0/255; segmented once, kept as bits."""
-        key = images.folder / images.records[index].image
+    def predicted_mask(self, images: ImageSet, index: int, mask: str = "vessels") -> Grey:
+        """Return a judge's (H, W) mask of one image, 0/255; segmented once, kept as bits."""
+        key = images.folder / images.records[index].image, mask
         if key not in self._predicted:
-            self.probability(images, index)
+            self.probability(images, index, mask)
         bits, (height, width) = self._predicted[key]
         return np.unpackbits(bits, count=height * width).reshape(height, width) * np.uint8(255)

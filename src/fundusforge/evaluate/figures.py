@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -129,6 +129,9 @@ class Results:
     synthetic: FolderSummary
     against: FolderSummary
     judge: JudgeSummary | None
+    """Of vessels."""
+    judges: dict[str, JudgeSummary] = field(default_factory=dict[str, JudgeSummary])
+    """Of further structures, by the name of the mask."""
     figures: tuple[Figure, ...]
     warnings: tuple[str, ...]
     settings: dict[str, str | int | float | bool | list[str] | None]

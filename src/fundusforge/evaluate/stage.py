@@ -6,7 +6,7 @@ import hashlib
 import os
 import shlex
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -72,6 +72,7 @@ def evaluate(
     config: EvaluateConfig,
     *,
     judge: Judge | None = None,
+    judges: Mapping[str, Judge] | None = None,
     generator_patients: Collection[str] | None = None,
     command: str | None = None,
     progress: Callable[[str], Any] | None = None,
@@ -81,6 +82,7 @@ def evaluate(
     Args:
         config: Folders and settings.
         judge: The vessel segmenter that re-reads the images; figures that need one say so if it is None.
+        judges: Segmenters of further structures by the name of the mask, such as `disc`.
         generator_patients: Patients the generator was trained on, if known, to prove the judge independent.
         command: The command line, for the record; reconstructed from the settings if None.
         progress: Called with a line of text as the work goes on.
@@ -98,16 +100,21 @@ def evaluate(
             "to stand against (were the two folders swapped?)"
         )
     shared = agreement.check_judge(judge, generator_patients) if judge else "unknown"
+    further = {
+        mask: _judged(one, agreement.check_judge(one, generator_patients))
+        for mask, one in (judges or {}).items()
+    }
     evidence = Evidence(
-        synthetic=synthetic, real=real, judge=judge, size=config.size, margin=config.margin,
-        reference=config.reference, seed=config.seed, draws=config.draws, repeats=config.floor_repeats,
-        progress=progress,
+        synthetic=synthetic, real=real, judge=judge, judges=judges or {}, size=config.size,
+        margin=config.margin, reference=config.reference, seed=config.seed, draws=config.draws,
+        repeats=config.floor_repeats, progress=progress,
     )  # fmt: skip
     found = [figure for metric in dict.fromkeys(config.metrics) for figure in METRICS[metric](evidence)]
     results = Results(
         synthetic=summary(synthetic, config.out),
         against=summary(real, config.out),
-        judge=_judged(judge, shared),
+        judge=_judged(judge, shared) if judge else None,
+        judges=further,
         figures=tuple(found),
         warnings=_warnings(synthetic, real, judge, shared, generator_patients),
         settings=_settings(config),
@@ -151,9 +158,7 @@ def _condition(record: Record) -> str:
     return "phantom" if record.provenance.condition.startswith("phantom") else "record"
 
 
-def _judged(judge: Judge | None, shared: Literal["none", "unknown"]) -> JudgeSummary | None:
-    if judge is None:
-        return None
+def _judged(judge: Judge, shared: Literal["none", "unknown"]) -> JudgeSummary:
     return JudgeSummary(
         name=judge.name,
         threshold=judge.threshold,
