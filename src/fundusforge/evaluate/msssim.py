@@ -38,11 +38,6 @@ def msssim(first: NDArray[Any], second: NDArray[Any], *, field_of_view: NDArray[
     """
     if field_of_view is not None:
         raise ValueError("multi-scale similarity is of whole pictures")
-    return ssim_and_msssim(first, second)[1]
-
-
-def ssim_and_msssim(first: NDArray[Any], second: NDArray[Any]) -> tuple[float, float]:
-    """Return both similarities of a pair at the cost of the second; see `msssim`."""
     check_pair(first, second, smallest=SMALLEST)
     means = [local_means(first, second)]
     for _ in WEIGHTS[1:]:
@@ -50,7 +45,7 @@ def ssim_and_msssim(first: NDArray[Any], second: NDArray[Any]) -> tuple[float, f
         means.append(local_means(first, second))
     factors = [contrast for _, contrast in means[:-1]] + [means[-1][0]]
     product = np.prod([max(factor, 0.0) ** weight for factor, weight in zip(factors, WEIGHTS, strict=True)])
-    return means[0][0], float(product)
+    return float(product)
 
 
 def _half(picture: NDArray[Any]) -> NDArray[np.float32]:
