@@ -104,6 +104,8 @@ class Evidence:
     """Turns pictures into vectors for the metrics that compare sets."""
     cache: Path | None = None
     """Folder that keeps these vectors; None keeps them for this evaluation alone."""
+    lpips: Path | None = None
+    """Weights of the perceptual distance."""
     progress: Callable[[str], Any] | None = None
     """Called with a line of text as the work goes on."""
     _features: dict[Path, Features] = field(default_factory=dict[Path, Features], repr=False)
