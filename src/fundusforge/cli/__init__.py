@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 from fundusforge import __version__
 from fundusforge.cli.annotate import Annotate
+from fundusforge.cli.audit import Audit
 from fundusforge.cli.command import Command, listing, nearest, parse
 from fundusforge.cli.evaluate import Evaluate
 from fundusforge.cli.inspect import Inspect
@@ -34,6 +35,7 @@ COMMANDS: dict[str, type[Command]] = {
     "annotate": Annotate,
     "sample": Sample,
     "evaluate": Evaluate,
+    "audit": Audit,
     "report": Report,
     "models": Models,
 }

@@ -1,0 +1,135 @@
+"""`fundusforge audit`: search the training set for every synthetic image."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+
+import tyro
+from tyro.conf import Positional, arg
+
+from fundusforge.cli.command import DONE, REJECTS, UsageError, emit, listing, restored, say, without
+
+if TYPE_CHECKING:
+    from fundusforge.evaluate.evidence import Judge
+
+S = TypeVar("S")
+READING = 384
+"""Diameter in pixels at which vessels are read: a quarter of the time, and the tree that identifies a person
+is in the larger vessels."""
+_SHOWN = 20
+"""Offenders that are listed for people."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit(Generic[S]):
+    """Find synthetic images that copy a training image.
+
+    Searches the training images for every synthetic image, in the fine structure of the pictures and in the
+    vessel trees, whole and by halves, whether flipped, shifted, turned, recoloured or painted anew. What is
+    too near is told by real images of patients whom the generator never saw (--holdout): of such unrelated
+    images at most the share --level may be called a copy. Writes audit.json into the folder named by --out;
+    --quarantine moves offending images aside. The exit code is 1 if more offend than --max-offenders.
+
+    Examples:
+      fundusforge audit synthetic --train data/hrf --holdout data/chase --out audit
+      fundusforge audit painted --train data --train-splits train --holdout data --holdout-splits val test
+      fundusforge audit painted --train data/train --holdout data/test --quarantine --max-offenders 10
+    """
+
+    folder: Annotated[Path, Positional, arg(metavar="FOLDER")]
+    """Dataset folder of synthetic images."""
+    train: Annotated[Path, arg(metavar="FOLDER")]
+    """Dataset folder of the real images that the generator learnt from."""
+    holdout: Annotated[Path, arg(metavar="FOLDER")]
+    """Dataset folder of real images of patients whom the generator never saw."""
+    out: Annotated[Path, arg(metavar="FOLDER")] = Path("audit")
+    """Folder for audit.json, and for the quarantine."""
+    segmenter: Annotated[Path | None, arg(metavar="RUN")] = None
+    """Vessel model that reads the trees; the embedded one if left out."""
+    max_offenders: int = 0
+    """Offending images beyond which the exit code is 1."""
+    device: str = "auto"
+    """Where the segmenter runs: auto, cpu, cuda."""
+    quiet: bool = False
+    """No progress on standard error."""
+    json: bool = False
+    """Print what audit.json holds on standard output."""
+    settings: Annotated[S, arg(name="")]
+
+    def __post_init__(self) -> None:
+        """Refuse a number out of range."""
+        if self.max_offenders < 0:
+            raise UsageError(f"--max-offenders must not be negative, but is {self.max_offenders}")
+
+    @classmethod
+    def fitted(cls, words: Sequence[str]) -> tuple[Any, Any]:
+        """Return the type with the settings of the stage."""
+        from fundusforge.audit.stage import AuditConfig
+
+        hidden = without(AuditConfig, synthetic=Path(), train=Path(), holdout=Path(), out=Path())
+        missing = tyro.MISSING
+        return Audit[hidden], Audit(folder=missing, train=missing, holdout=missing, settings=hidden())
+
+    def run(self) -> int:
+        """Audit."""
+        from fundusforge.audit.findings import AUDIT
+        from fundusforge.audit.stage import QUARANTINE, AuditConfig, audit
+
+        config = restored(
+            self.settings, AuditConfig, synthetic=self.folder, train=self.train, holdout=self.holdout,
+            out=self.out,
+        )  # fmt: skip
+        folders = (self.folder, self.train, self.holdout)
+        result = audit(
+            config,
+            judge=quick_judge(self.segmenter, folders=folders, device=self.device),
+            command="fundusforge " + shlex.join(sys.argv[1:]),
+            progress=None if self.quiet else say,
+        )
+        say(f"findings in {self.out / AUDIT}")
+        if result.quarantined:
+            say(f"{len(result.quarantined)} images moved to {self.out / QUARANTINE}")
+        emit(result.to_dict(), _text(result), as_json=self.json)
+        return REJECTS if len(result.offenders()) > self.max_offenders else DONE
+
+
+def quick_judge(path: Path | None, *, folders: Sequence[Path], device: str = "auto") -> Judge | None:
+    """Return a vessel segmenter that reads pictures at `READING` pixels; see `fundusforge.cli.judging`."""
+    from dataclasses import replace
+
+    from fundusforge.annotate.vessels import Segmenter
+    from fundusforge.cli.judging import judge
+
+    full = judge(path, folders=folders, device=device)
+    if full is None:
+        return None
+    segmenter = Segmenter.load(path, device=device)
+    scale = READING / segmenter.config.diameter
+    small = replace(
+        segmenter,
+        config=replace(segmenter.config, diameter=READING),
+        diameter=segmenter.diameter and segmenter.diameter * scale,
+    )
+    return replace(full, segment=small.probability)
+
+
+def _text(result: Any) -> str:
+    """The verdicts in words."""
+    lines = {finding.image: _words(finding) for finding in result.offenders()[:_SHOWN]}
+    if more := len(result.offenders()) - len(lines):
+        lines[f"and {more} more"] = "see audit.json"
+    for figure in result.figures:
+        lines[figure.name] = figure.words()
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in result.counts().items() if count)
+    return "\n".join([listing(lines, indent=0), counts, *(f"note: {text}" for text in result.warnings)])
+
+
+def _words(finding: Any) -> str:
+    largest = max(finding.likeness, key=lambda each: each.excess)
+    region = "" if largest.region == "whole" else f", {largest.region} half"
+    return f"{finding.verdict} of {finding.neighbour} ({largest.test} {largest.value:.2f}{region})"
