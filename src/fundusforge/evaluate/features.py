@@ -38,14 +38,25 @@ _BATCH_BYTES = 128 * 2**20
 class Extractor(Protocol):
     """What turns pictures into vectors, as the metrics see it: injected, so that they depend on no model."""
 
-    name: str
-    """For readers: the network and the first digits of its weights' hash."""
-    resize: str
-    """How pictures are brought to its input, in words."""
-    key: str
-    """Hash of weights and preprocessing: two extractors of one key give the same vectors."""
-    dimensions: int
-    """Length D of a vector."""
+    @property
+    def name(self) -> str:
+        """For readers: the network and the first digits of its weights' hash."""
+        ...
+
+    @property
+    def resize(self) -> str:
+        """How pictures are brought to its input, in words."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """Hash of weights and preprocessing: two extractors of one key give the same vectors."""
+        ...
+
+    @property
+    def dimensions(self) -> int:
+        """Length D of a vector."""
+        ...
 
     def __call__(self, images: Sequence[Image]) -> Features:
         """Return (N, D) float32 for N images, each (H, W, 3) uint8 RGB of any size."""
