@@ -14,18 +14,23 @@ from typing import Any, Literal
 import numpy as np
 
 from fundusforge import __version__
-from fundusforge.evaluate import agreement, amount, msssim, probe, ssim
+from fundusforge.evaluate import agreement, amount, diversity, lpips, msssim, probe, ssim, swd
 from fundusforge.evaluate.evidence import Evidence, ImageSet, Judge
 from fundusforge.evaluate.figures import RESULTS, Figure, FolderSummary, JudgeSummary, Results
 from fundusforge.records import METADATA, DatasetError, Record, Split, check_splits, read_folder
 
-Metric = Literal["agreement", "amount", "probe", "ssim", "msssim"]
+Metric = Literal[
+    "agreement", "amount", "probe", "ssim", "msssim", "diversity", "lpips", "swd"
+]  # fmt: skip
 METRICS: dict[Metric, Callable[[Evidence], list[Figure]]] = {
     "agreement": agreement.figures,
     "amount": amount.figures,
     "probe": probe.figures,
     "ssim": ssim.figures,
     "msssim": msssim.figures,
+    "diversity": diversity.figures,
+    "lpips": lpips.figures,
+    "swd": swd.figures,
 }
 """Every metric: adding one is a file with such a function, and a line here."""
 _FEW = 30
@@ -51,6 +56,8 @@ class EvaluateConfig:
     """Side in pixels at which pictures are compared pixel by pixel."""
     reference: str | None = None
     """Real image (as named in its metadata) for the similarity to one reference; the first by default."""
+    lpips: Path | None = None
+    """Weights of the perceptual distance LPIPS (safetensors)."""
     margin: float = 0.2
     """Largest standardised difference that counts as equivalent."""
     draws: int = 1000
@@ -195,8 +202,8 @@ def _warnings(
 
 
 def _settings(config: EvaluateConfig) -> dict[str, Any]:
-    """Return the settings without the folders, which the summaries name."""
-    plain = {k: v for k, v in asdict(config).items() if k not in {"synthetic", "against", "out"}}
+    """Return the settings without paths: summaries name the folders, figures the weights."""
+    plain = {k: v for k, v in asdict(config).items() if k not in {"synthetic", "against", "out", "lpips"}}
     return plain | {"metrics": list(config.metrics), "splits": list(config.splits)}
 
 
