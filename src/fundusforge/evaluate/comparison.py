@@ -142,7 +142,9 @@ def patient_means(values: Floats, patients: Sequence[str]) -> Floats:
 
 
 def compare(evidence: Evidence, family: Sequence[Quantity]) -> list[Figure]:
-    """Return for every quantity its mean and (`_d`) its standardised difference with the tests in the notes.
+    """Return for every quantity its mean and, where both sets have it, its standardised difference (`_d`).
+
+    The notes of a difference carry its tests.
 
     Args:
         evidence: Settings: margin, seed, draws, repeats.
@@ -154,7 +156,9 @@ def compare(evidence: Evidence, family: Sequence[Quantity]) -> list[Figure]:
     found: list[Figure] = []
     for quantity, test in zip(family, tests, strict=True):
         words = _words(test, next(pairs), evidence.margin, len(known)) if test else _NO_TEST
-        found += [_mean(evidence, quantity), _difference(evidence, quantity, words)]
+        found.append(_mean(evidence, quantity))
+        if len(quantity.synthetic[0]) and len(quantity.real[0]):
+            found.append(_difference(evidence, quantity, words))
     return found
 
 
