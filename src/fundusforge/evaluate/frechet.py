@@ -281,6 +281,9 @@ def _by_grade(evidence: Evidence) -> list[Figure]:
     )
     common = circumstances(evidence, mean, evidence.synthetic, evidence.real)
     common |= {"n": sum(each.n for each in found), "n_real": sum(each.n_real for each in found)}
+    if not values:
+        reason = f"no grade has {_LEAST} images in both sets"
+        return [Figure(**common, value=None, reason=reason)]
     if refused:
         return [*found, Figure(**common, value=None, reason=f"there is no {' and no '.join(refused)}")]
     return [*found, Figure(**common, value=float(np.mean(values)), interval="none: see each grade's")]

@@ -1,0 +1,148 @@
+"""Distances as figures: intervals, floors at their own size, refusals; and through the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fundusforge.cli import main
+from fundusforge.evaluate.distance import drawn, halves, matched
+from fundusforge.evaluate.evidence import ImageSet
+from fundusforge.evaluate.stage import EvaluateConfig, evaluate
+from fundusforge.images import read_image, write_image
+from fundusforge.records import Record, read_folder, write_metadata
+
+Make = Callable[..., Path]
+FEATURES = ("frechet", "kernel", "mind", "coverage")
+
+
+class Colours:
+    """Mean and deviation of the channels in three rings: sees colour and blur, knows nothing of eyes."""
+
+    name, resize, key, dimensions = "colours", "none", "colours", 24
+
+    def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        parts = [
+            [part for row in np.array_split(image, 2) for part in np.array_split(row, 2, axis=1)]
+            for image in images
+        ]
+        rows = [np.concatenate([[*p.mean((0, 1)), *p.std((0, 1))] for p in each]) for each in parts]
+        return np.array(rows, np.float32)
+
+
+@pytest.fixture(scope="module")
+def folders(drawn_folder: Make) -> tuple[Path, Path, Path]:
+    """Synthetic eyes, the same blurred and browned, and real ones; 52 each, two to a patient."""
+    made, spoilt, real = (drawn_folder(52, seed=seed) for seed in (1000, 1000, 3000))
+    for folder in (made, spoilt):
+        records = read_folder(folder)
+        write_metadata(folder, [replace(record, synthetic=True, split=None) for record in records])
+        for record in records if folder == spoilt else ():
+            image = cv2.GaussianBlur(read_image(folder / record.image), (0, 0), 2)
+            write_image(folder / record.image, (image * np.array([0.9, 1.0, 1.0])).astype(np.uint8))
+    return made, spoilt, real
+
+
+def judged(synthetic: Path, real: Path, out: Path, metrics: tuple[str, ...] = FEATURES) -> dict:
+    config = EvaluateConfig(
+        synthetic=synthetic, against=real, out=out, metrics=metrics, draws=100, floor_repeats=20
+    )
+    return {figure.name: figure for figure in evaluate(config, extractor=Colours()).figures}
+
+
+def test_every_figure_has_its_circumstances(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """Of sets alike: value, interval, floor and counts, and the distance at the floor's size in the notes."""
+    found = judged(folders[0], folders[2], tmp_path)
+    names = {"frechet", "frechet_excess", "kernel", "mind", "precision", "recall", "density", "coverage"}
+    for name in names:
+        figure = found[name]
+        assert figure.value is not None, figure.reason
+        assert figure.low <= figure.value <= figure.high, name
+        assert figure.floor is not None and "52 patients" in figure.interval, name
+        assert (figure.n, figure.n_real, figure.extractor, figure.resize) == (52, 52, "colours", "none")
+        if name != "frechet_excess":
+            assert "floor's size" in figure.notes[-1]
+            assert "centred" in figure.interval
+    assert found["precision"].high <= 1.0 and found["frechet"].low >= 0.0
+    assert found["frechet_infinity"].value is not None  # 24 numbers: 52 images are enough for a line
+
+
+def test_spoilt_images_stand_outside_the_floor(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    found = judged(folders[1], folders[2], tmp_path)
+    for name in ("frechet", "frechet_excess", "kernel", "mind"):
+        assert found[name].low > found[name].floor.high, name
+    for name in ("precision", "density", "coverage"):
+        assert found[name].high < found[name].floor.low, name
+
+
+def test_few_images_and_no_extractor_are_reasons(
+    folders: tuple[Path, Path, Path], drawn_folder: Make, tmp_path: Path
+) -> None:
+    few = judged(folders[0], drawn_folder(8, seed=5000), tmp_path)
+    assert {figure.value for figure in few.values()} == {None}
+    assert few.pop("frechet_grades").reason == "no grade has 50 images in both sets"
+    assert all("8 real images" in figure.reason for figure in few.values())
+    config = EvaluateConfig(synthetic=folders[0], against=folders[2], out=tmp_path, metrics=FEATURES)
+    none = evaluate(config).figures
+    assert all(figure.value is None and "--extractor" in figure.reason for figure in none)
+
+
+def test_through_the_command_line(
+    folders: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An extractor by name, its vectors kept in the folder asked for, and a clear word where weights lack."""
+    words = [
+        "evaluate", str(folders[0]), "--against", str(folders[2]), "--out", str(tmp_path / "results"),
+        "--metrics", "kernel", "--draws", "100", "--floor-repeats", "10", "--cache", str(tmp_path / "kept"),
+        "--quiet", "--json",
+    ]  # fmt: skip
+    assert main([*words, "--extractor", "random"]) == 0
+    (figure,) = json.loads(capsys.readouterr().out)["figures"]
+    assert figure["extractor"].startswith("random-") and figure["value"] is not None
+    assert "128 px" in figure["resize"]
+    assert len(list((tmp_path / "kept").rglob("*.safetensors"))) == 104
+    assert main([*words, "--extractor", "inception"]) == 2
+    assert "--extractor-weights" in capsys.readouterr().err
+
+
+def images(sizes: Sequence[int]) -> ImageSet:
+    """Patients with so many images each."""
+    records = [
+        Record(image=f"{patient}-{i}", patient=f"p{patient}", source="s")
+        for patient, size in enumerate(sizes)
+        for i in range(size)
+    ]
+    return ImageSet(folder=Path(), records=records)
+
+
+def test_patients_stay_whole() -> None:
+    """In halves and in draws; a draw ends once it has enough, and takes only from those allowed."""
+    some = images([1, 2, 3, 4, 5])
+    names = np.array(some.patients)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        half, rest = halves(some, rng)
+        assert set(names[half > 0]).isdisjoint(names[rest > 0])
+        assert len(set(names[half > 0])) == 2 and (half + rest == 1).all()
+        chosen = drawn(some, 4, rng)
+        assert 4 <= chosen.sum() <= 8
+        assert set(names[chosen > 0]).isdisjoint(names[chosen == 0])
+        assert drawn(some, 99, rng, among=rest).tolist() == rest.tolist()
+
+
+def test_matched_is_of_halves() -> None:
+    """A statistic that tells the numbers of images gives half of the real ones on both sides."""
+    seen = []
+
+    def count(weights: Sequence[np.ndarray]) -> float:
+        seen.append((weights[0].sum(), weights[1].sum()))
+        return 1.0
+
+    assert matched(count, images([1] * 50), images([1] * 20), seed=0, repeats=3) == 1.0
+    assert seen == [(10, 10)] * 3
