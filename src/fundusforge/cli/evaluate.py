@@ -44,8 +44,15 @@ class Evaluate(Generic[S]):
     generator: Annotated[Path | None, arg(metavar="RUN")] = None
     """Model that painted the images, to check that segmenter and generator share no patient; the embedded one
     if left out and the images say that they are of it."""
+    extractor: Annotated[str | None, arg(metavar="NAME")] = None
+    """What turns images into vectors to compare sets by: retina, inception, dinov2, retfound, timm:MODEL
+    (downloaded by timm unless weights are given) or random; the embedded retina if left out."""
+    extractor_weights: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Weights of the extractor (.safetensors)."""
+    cache: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Folder that keeps these vectors, to be guarded like the images; one in the user's cache if left out."""
     device: str = "auto"
-    """Where the segmenter runs: auto, cpu, cuda."""
+    """Where networks run: auto, cpu, cuda."""
     quiet: bool = False
     """No progress on standard error."""
     json: bool = False
@@ -63,8 +70,9 @@ class Evaluate(Generic[S]):
 
     def run(self) -> int:
         """Evaluate."""
-        from fundusforge.cli.judging import generator_patients, judge
+        from fundusforge.cli.judging import extractor, generator_patients, judge
         from fundusforge.config import to_json
+        from fundusforge.evaluate.features import default_cache
         from fundusforge.evaluate.stage import EvaluateConfig, evaluate
 
         config = restored(
@@ -74,6 +82,8 @@ class Evaluate(Generic[S]):
             config,
             judge=judge(self.segmenter, folders=(self.folder, self.against), device=self.device),
             generator_patients=generator_patients(self.generator, self.folder),
+            extractor=extractor(self.extractor, self.extractor_weights, device=self.device, seed=config.seed),
+            cache=self.cache or default_cache(),
             command="fundusforge " + shlex.join(sys.argv[1:]),
             progress=None if self.quiet else say,
         )

@@ -1,4 +1,4 @@
-"""What `fundusforge evaluate` hands to the metrics: a judge, and whom the generator has learnt from."""
+"""What `fundusforge evaluate` hands to the metrics: judge, extractor, and whom the generator knows."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from fundusforge import weights
 from fundusforge.annotate.vessels import Segmenter, patient_digest
 from fundusforge.evaluate.evidence import Judge
+from fundusforge.evaluate.extractors import has_retina, load_extractor
+from fundusforge.evaluate.features import Extractor
 from fundusforge.records import Record, read_folder
 from fundusforge.training.checkpoint import load_model, model_file
 
@@ -39,6 +41,28 @@ def judge(path: Path | None, *, folders: Sequence[Path], device: str = "auto") -
         threshold=segmenter.threshold,
         patients=_named(segmenter.patients, folders) if segmenter.patients else None,
     )
+
+
+def extractor(
+    name: str | None, file: Path | None, *, device: str = "auto", seed: int = 0
+) -> Extractor | None:
+    """Return what turns images into vectors: the embedded one of retinas unless another is named.
+
+    Args:
+        name: See `fundusforge.evaluate.extractors`.
+        file: Its weights.
+        device: Where it runs.
+        seed: Of an extractor with random weights.
+
+    Returns:
+        The extractor; None if nothing is named and this installation has none.
+
+    Raises:
+        ConfigError, CheckpointError: An unknown name, or weights that are missing or unfit.
+    """
+    if name is None and file is None and not has_retina():
+        return None
+    return load_extractor(name or "retina", weights=file, device=device, seed=seed)
 
 
 def _named(digests: frozenset[str], folders: Sequence[Path]) -> frozenset[str]:

@@ -14,13 +14,28 @@ from typing import Any, Literal
 import numpy as np
 
 from fundusforge import __version__
-from fundusforge.evaluate import agreement, amount, diversity, lpips, msssim, probe, ssim, swd
+from fundusforge.evaluate import (
+    agreement,
+    amount,
+    coverage,
+    diversity,
+    frechet,
+    kernel,
+    lpips,
+    mind,
+    msssim,
+    probe,
+    ssim,
+    swd,
+)
 from fundusforge.evaluate.evidence import Evidence, ImageSet, Judge
+from fundusforge.evaluate.features import Extractor
 from fundusforge.evaluate.figures import RESULTS, Figure, FolderSummary, JudgeSummary, Results
 from fundusforge.records import METADATA, DatasetError, Record, Split, check_splits, read_folder
 
 Metric = Literal[
-    "agreement", "amount", "probe", "ssim", "msssim", "diversity", "lpips", "swd"
+    "agreement", "amount", "probe", "ssim", "msssim", "diversity", "lpips", "swd", "frechet", "kernel",
+    "mind", "coverage",
 ]  # fmt: skip
 METRICS: dict[Metric, Callable[[Evidence], list[Figure]]] = {
     "agreement": agreement.figures,
@@ -31,6 +46,10 @@ METRICS: dict[Metric, Callable[[Evidence], list[Figure]]] = {
     "diversity": diversity.figures,
     "lpips": lpips.figures,
     "swd": swd.figures,
+    "frechet": frechet.figures,
+    "kernel": kernel.figures,
+    "mind": mind.figures,
+    "coverage": coverage.figures,
 }
 """Every metric: adding one is a file with such a function, and a line here."""
 _FEW = 30
@@ -81,6 +100,8 @@ def evaluate(
     judge: Judge | None = None,
     judges: Mapping[str, Judge] | None = None,
     generator_patients: Collection[str] | None = None,
+    extractor: Extractor | None = None,
+    cache: Path | None = None,
     command: str | None = None,
     progress: Callable[[str], Any] | None = None,
 ) -> Results:
@@ -91,6 +112,8 @@ def evaluate(
         judge: The vessel segmenter that re-reads the images; figures that need one say so if it is None.
         judges: Segmenters of further structures by the name of the mask, such as `disc`.
         generator_patients: Patients the generator was trained on, if known, to prove the judge independent.
+        extractor: Turns pictures into vectors; figures that compare sets by them say so if it is None.
+        cache: Folder that keeps these vectors; None keeps them for this evaluation alone.
         command: The command line, for the record; reconstructed from the settings if None.
         progress: Called with a line of text as the work goes on.
 
@@ -114,7 +137,7 @@ def evaluate(
     evidence = Evidence(
         synthetic=synthetic, real=real, judge=judge, judges=judges or {}, size=config.size,
         margin=config.margin, reference=config.reference, seed=config.seed, draws=config.draws,
-        repeats=config.floor_repeats, progress=progress,
+        repeats=config.floor_repeats, extractor=extractor, cache=cache, progress=progress,
     )  # fmt: skip
     found = [figure for metric in dict.fromkeys(config.metrics) for figure in METRICS[metric](evidence)]
     results = Results(
