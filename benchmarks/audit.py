@@ -63,13 +63,13 @@ class Round:
     ) -> tuple[list[Finding], list[Finding]]:
         """Return the verdicts on planted and on honest images."""
         config = AuditConfig(synthetic=Path(), train=Path(), holdout=Path(), out=Path())
-        seen = {
-            images: [known[record.image] for record in images.records]
+        train, holdout, honest = (
+            [known[record.image] for record in images.records]
             for images in (self.train, self.holdout, self.honest)
-        }
-        training = Training(seen[self.train], candidates=config.candidates)
-        chance = Unrelated(search(training, seen[self.holdout], jobs=jobs), self.holdout.patients)
-        queries = [*views(planted, judge=judge, jobs=jobs), *seen[self.honest]]
+        )
+        training = Training(train, candidates=config.candidates)
+        chance = Unrelated(search(training, holdout, jobs=jobs), self.holdout.patients)
+        queries = [*views(planted, judge=judge, jobs=jobs), *honest]
         records = [*planted.records, *self.honest.records]
         found = [
             chance.judge(record, near, self.train, level=config.level, margin=config.margin)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
@@ -15,7 +15,10 @@ from tyro.conf import Positional, arg
 from fundusforge.cli.command import DONE, REJECTS, UsageError, emit, listing, restored, say, without
 
 if TYPE_CHECKING:
+    from fundusforge.audit.stage import AuditConfig, Sets
     from fundusforge.evaluate.evidence import Judge
+    from fundusforge.evaluate.features import Extractor
+    from fundusforge.evaluate.figures import Figure
 
 S = TypeVar("S")
 READING = 384
@@ -32,8 +35,9 @@ class Audit(Generic[S]):
     Searches the training images for every synthetic image, in the fine structure of the pictures and in the
     vessel trees, whole and by halves, whether flipped, shifted, turned, recoloured or painted anew. What is
     too near is told by real images of patients whom the generator never saw (--holdout): of such unrelated
-    images at most the share --level may be called a copy. Writes audit.json into the folder named by --out;
-    --quarantine moves offending images aside. The exit code is 1 if more offend than --max-offenders.
+    images at most the share --level may be called a copy. Also infers who was in the training set from the
+    synthetic images as a whole, beside a control without them. Writes audit.json into the folder named by
+    --out; --quarantine moves offending images aside. The exit code is 1 if more offend than --max-offenders.
 
     Examples:
       fundusforge audit synthetic --train data/hrf --holdout data/chase --out audit
@@ -51,10 +55,19 @@ class Audit(Generic[S]):
     """Folder for audit.json, and for the quarantine."""
     segmenter: Annotated[Path | None, arg(metavar="RUN")] = None
     """Vessel model that reads the trees; the embedded one if left out."""
+    extractor: Annotated[str | None, arg(metavar="NAME")] = None
+    """What turns images into vectors to compare by, too, as for `evaluate`; the embedded retina if left
+    out."""
+    extractor_weights: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Weights of the extractor (.safetensors)."""
+    cache: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Folder that keeps these vectors, to be guarded like the images; one in the user's cache if left out."""
+    generator: Annotated[Path | None, arg(metavar="RUN")] = None
+    """Run folder of the generator: its discriminator infers membership, too."""
     max_offenders: int = 0
     """Offending images beyond which the exit code is 1."""
     device: str = "auto"
-    """Where the segmenter runs: auto, cpu, cuda."""
+    """Where networks run: auto, cpu, cuda."""
     quiet: bool = False
     """No progress on standard error."""
     json: bool = False
@@ -79,15 +92,22 @@ class Audit(Generic[S]):
         """Audit."""
         from fundusforge.audit.findings import AUDIT
         from fundusforge.audit.stage import QUARANTINE, AuditConfig, audit
+        from fundusforge.cli.judging import extractor
+        from fundusforge.evaluate.features import default_cache
 
         config = restored(
             self.settings, AuditConfig, synthetic=self.folder, train=self.train, holdout=self.holdout,
             out=self.out,
         )  # fmt: skip
         folders = (self.folder, self.train, self.holdout)
+        vectors = extractor(self.extractor, self.extractor_weights, device=self.device, seed=config.seed)
+        cache = self.cache or default_cache()
         result = audit(
             config,
             judge=quick_judge(self.segmenter, folders=folders, device=self.device),
+            extractor=vectors,
+            cache=cache,
+            further=None if vectors is None else self._membership(config, vectors, cache),
             command="fundusforge " + shlex.join(sys.argv[1:]),
             progress=None if self.quiet else say,
         )
@@ -96,6 +116,28 @@ class Audit(Generic[S]):
             say(f"{len(result.quarantined)} images moved to {self.out / QUARANTINE}")
         emit(result.to_dict(), _text(result), as_json=self.json)
         return REJECTS if len(result.offenders()) > self.max_offenders else DONE
+
+    def _membership(
+        self, config: AuditConfig, extractor: Extractor, cache: Path
+    ) -> Callable[[Sets], Sequence[Figure]]:
+        """Return what infers membership from the three sets."""
+        from fundusforge.audit.attacks import infer
+        from fundusforge.audit.membership import Splits
+
+        def figures(sets: Sets) -> Sequence[Figure]:
+            trained = frozenset(sets.train.patients)
+            if len(trained) < 2:
+                return ()
+            splits = Splits(
+                synthetic=sets.synthetic, members=sets.train,
+                holdout=sets.holdout.without_patients(trained), seed=config.seed, draws=config.draws,
+            )  # fmt: skip
+            return infer(
+                splits, extractor=extractor, cache=cache, generator=self.generator, device=self.device,
+                progress=None if self.quiet else say,
+            )  # fmt: skip
+
+        return figures
 
 
 def quick_judge(path: Path | None, *, folders: Sequence[Path], device: str = "auto") -> Judge | None:
