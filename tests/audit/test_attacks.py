@@ -12,12 +12,14 @@ import pytest
 import torch
 from torch import nn
 
-from fundusforge.audit.attacks import discriminator_of, infer, logits
+from fundusforge.audit.attacks import discriminator_of, infer, logits, pixel_space
 from fundusforge.audit.membership import Splits
+from fundusforge.audit.nearest import Training
+from fundusforge.audit.stage import views
 from fundusforge.config import to_json
 from fundusforge.evaluate.evidence import ImageSet
 from fundusforge.evaluate.figures import Figure
-from fundusforge.images import Image, resize
+from fundusforge.images import Image, read_image, read_mask, resize, write_image
 from fundusforge.models.pix2pix import Pix2PixConfig
 from fundusforge.records import read_folder, write_metadata
 from fundusforge.training.batches import Batches
@@ -38,6 +40,10 @@ class Thumbnails:
 
 def images_of(folder: Path) -> ImageSet:
     return ImageSet(folder=folder, records=read_folder(folder))
+
+
+def first(images: ImageSet, count: int = 8) -> ImageSet:
+    return ImageSet(folder=images.folder, records=images.records[:count])
 
 
 def copied(folder: Path, to: Path) -> Path:
@@ -69,13 +75,53 @@ def by_name(figures: Sequence[Figure]) -> dict[str, Figure]:
 
 def test_copies_of_photographs_are_found_by_their_features(splits: Splits, tmp_path: Path) -> None:
     copies = images_of(copied(splits.members.folder, tmp_path / "copies"))
-    found = by_name(infer(replace(splits, synthetic=copies), extractor=Thumbnails()))
+    found = by_name(infer(replace(splits, synthetic=copies), extractor=Thumbnails(), pixels=False))
     assert found["features_auc"].value == 1.0 and found["features_advantage"].low > 0.2
     assert found["features_auc"].extractor == "thumbnail" and found["features_auc"].n == 12
     assert found["features_tpr_1"].reason
-    honest = by_name(infer(splits, extractor=Thumbnails()))
+    honest = by_name(infer(splits, extractor=Thumbnails(), pixels=False))
     assert honest["features_advantage"].low < 0 < honest["features_advantage"].high
     assert "discriminator_auc" not in honest and "probe_auc" in honest
+
+
+def test_copies_are_found_by_their_pixels_though_they_were_moved(splits: Splits, tmp_path: Path) -> None:
+    splits = replace(
+        splits,
+        synthetic=first(splits.synthetic),
+        members=first(splits.members),
+        holdout=first(splits.holdout),
+    )
+    folder = copied(splits.members.folder, tmp_path / "copies")
+    for record in read_folder(folder):
+        picture, field = read_image(folder / record.image), read_mask(folder / record.field_of_view)
+        write_image(folder / record.image, np.ascontiguousarray(picture[:, ::-1]))
+        write_image(folder / record.field_of_view, np.ascontiguousarray(field[:, ::-1]))
+    found = by_name(infer(replace(splits, synthetic=first(images_of(folder)))))
+    assert found["pixels_auc"].value > 0.95 and found["pixels_advantage"].low > 0.2
+    honest = by_name(infer(splits))
+    assert honest["pixels_advantage"].low < 0 < honest["pixels_advantage"].high
+    assert "features_auc" not in honest and "best pose" in honest["pixels_auc"].extractor
+
+
+def test_the_two_nearest_patients_are_enough_for_the_control(splits: Splits) -> None:
+    """The control from two registered neighbours is nearly always the control from all of them."""
+    members, holdout = splits.members, splits.holdout
+    space, training = pixel_space(), Training(views(members))
+
+    def whole(images: ImageSet) -> np.ndarray:
+        rows = np.full((len(images), len(members)), np.inf)
+        for row, view in enumerate(views(images)):
+            for place in range(len(members)):
+                skip = np.arange(len(members)) != place
+                rows[row, place] = 1 - training.nearest(view, skip=skip)["pixels"].value
+        return rows
+
+    for images in (members, holdout):
+        quick, full = space.distances(images, members), whole(images)
+        own = np.array(images.patients)[:, None] == np.array(members.patients)[None]
+        quick[own], full[own] = 9, 9
+        missed = abs(quick.min(axis=1) - full.min(axis=1))
+        assert np.mean(missed < 1e-6) >= 0.75 and missed.max() < 0.1
 
 
 def test_a_discriminator_that_knows_its_images_is_found(splits: Splits, run: Path) -> None:
@@ -89,13 +135,23 @@ def test_a_discriminator_that_knows_its_images_is_found(splits: Splits, run: Pat
         ImageSet(folder=folder, records=[alone[i] for i in half]) for half in (order[:6], order[6:])
     )
     figures = by_name(
-        infer(replace(splits, members=known, holdout=strange), extractor=Thumbnails(), generator=run)
+        infer(
+            replace(splits, members=known, holdout=strange),
+            extractor=Thumbnails(),
+            generator=run,
+            pixels=False,
+        )
     )
     assert figures["discriminator_auc"].value == 1.0 and figures["discriminator_advantage"].low > 0
     assert figures["discriminator_auc"].real == figures["probe_auc"].value
     assert run.name in figures["discriminator_auc"].extractor
     turned = by_name(
-        infer(replace(splits, members=strange, holdout=known), extractor=Thumbnails(), generator=run)
+        infer(
+            replace(splits, members=strange, holdout=known),
+            extractor=Thumbnails(),
+            generator=run,
+            pixels=False,
+        )
     )
     assert turned["discriminator_auc"].value == 0.0
 
@@ -129,5 +185,5 @@ def test_released_weights_have_no_discriminator(splits: Splits, tmp_path: Path) 
 def test_images_without_the_masks_it_needs_are_no_error(splits: Splits, run: Path) -> None:
     bare = [replace(record, masks={}) for record in splits.holdout.records]
     without = replace(splits, holdout=ImageSet(folder=splits.holdout.folder, records=bare))
-    found = by_name(infer(without, extractor=Thumbnails(), generator=run))
+    found = by_name(infer(without, extractor=Thumbnails(), generator=run, pixels=False))
     assert "discriminator_auc" not in found and "features_auc" in found

@@ -51,6 +51,9 @@ def test_the_strictest_wins_whatever_the_order() -> None:
         assert found.level == "non-commercial"
         assert found.entries == ("a: CC BY 4.0", "b: CC BY-NC 4.0", "c: CC0")
         assert level_of(found.text) == found.level, "read again, it says the same"
+    assert strictest(["a: CC BY 4.0; b: CC BY-NC 4.0", "phantom: free of patients; CC0"]).entries == (
+        "a: CC BY 4.0", "b: CC BY-NC 4.0", "phantom: free of patients; CC0",
+    )  # fmt: skip
     assert strictest([*texts, None]).level == "unknown"
     assert strictest([]).level == "unknown" and strictest(["CC0"]).level == "public"
 

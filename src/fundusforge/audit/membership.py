@@ -133,14 +133,9 @@ def stand_in(
     Args:
         distances: Distances of members (n, k) and of held-out images (m, k) to the k stand-ins.
         patients: The patients of members and of held-out images.
-        others: The patients of the stand-ins.
-
-    Raises:
-        ValueError: Fewer than two patients among the stand-ins.
+        others: The patients of the stand-ins, two or more.
     """
     names, place = np.unique(np.asarray(others), return_inverse=True)
-    if len(names) < 2:
-        raise ValueError("the control needs real images of at least two patients to stand in")
     known = {name: index for index, name in enumerate(names.tolist())}
     members, holdout = (
         _to_patients(each, place, len(names), [known.get(name) for name in own])
@@ -246,6 +241,8 @@ def by_distance(splits: Splits, space: Space) -> list[Figure]:
     if not (len(splits.synthetic) and len(splits.members) and len(splits.holdout)):
         raise ValueError("membership inference needs synthetic, training and held-out images")
     others = splits.stand_ins or splits.members
+    if len(set(others.patients)) < 2:
+        raise ValueError("the control needs real images of at least two patients to stand in")
     measure = space.distances
     trial = attack((measure(splits.members, splits.synthetic), measure(splits.holdout, splits.synthetic)))
     control = stand_in(

@@ -59,6 +59,9 @@ _PATTERNS: tuple[tuple[Level, str], ...] = (
 )
 """From the strictest to the loosest: the first that a piece contains is its level."""
 
+_NEXT_SOURCE = r";\s*(?=[\w.-]+:\s)"
+"""Where a text of several sources goes on to the next."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Inherited:
@@ -106,6 +109,10 @@ def _strictest(levels: Iterable[Level]) -> Level:
 
 
 def strictest(texts: Iterable[str | None]) -> Inherited:
-    """Return what is inherited from all of these texts; nothing at all is unknown."""
-    entries = sorted({text.strip() if text and text.strip() else "unknown" for text in texts}) or ["unknown"]
+    """Return what is inherited from all of these texts; nothing at all is unknown.
+
+    A text of several sources (`a: terms; b: terms`) is taken apart, so that equal entries fall together.
+    """
+    parts = [part.strip() for text in texts for part in re.split(_NEXT_SOURCE, text or "")]
+    entries = sorted({part or "unknown" for part in parts}) or ["unknown"]
     return Inherited(level=_strictest(map(level_of, entries)), entries=tuple(entries))

@@ -24,6 +24,7 @@ from fundusforge.cli.evaluate import Evaluate
 from fundusforge.cli.inspect import Inspect
 from fundusforge.cli.models import Models
 from fundusforge.cli.prepare import Prepare
+from fundusforge.cli.release import Release
 from fundusforge.cli.report import Report
 from fundusforge.cli.sample import Sample
 from fundusforge.cli.train import Train
@@ -36,6 +37,7 @@ COMMANDS: dict[str, type[Command]] = {
     "sample": Sample,
     "evaluate": Evaluate,
     "audit": Audit,
+    "release": Release,
     "report": Report,
     "models": Models,
 }
