@@ -33,6 +33,8 @@ def test_pairs_are_distinct_and_of_different_patients() -> None:
     assert len(pairs) == len(set(pairs)) == 40  # 45 less one within each patient
     assert all(i < j and patients[i] != patients[j] for i, j in pairs)
     assert len(draw_pairs(patients, seed=0, count=7)) == 7
+    assert len(draw_pairs([str(place) for place in range(12)], seed=0)) == 48
+    assert len(draw_pairs([str(place) for place in range(90)], seed=0)) == 200
     assert not len(draw_pairs(["a", "a"], seed=0))
     assert not len(draw_pairs(["a"], seed=0))
 

@@ -21,8 +21,8 @@ from fundusforge.evaluate.pictures import photograph
 from fundusforge.evaluate.statistics import Statistic, Weights, bootstrap, real_floor
 from fundusforge.images import Image
 
-PAIRS = 200
-"""Most pairs of a set that are compared."""
+PAIRS, PAIRS_PER_IMAGE = 200, 4
+"""Most pairs of a set that are compared, and most for every image that it has."""
 SIZE = 256
 """Side in pixels at which they are compared, or the evaluation's if that is smaller."""
 _ALL = 512
@@ -31,18 +31,19 @@ _ALL = 512
 Places = NDArray[np.intp]
 
 
-def draw_pairs(patients: Sequence[str], *, seed: int, count: int = PAIRS) -> Places:
+def draw_pairs(patients: Sequence[str], *, seed: int, count: int | None = None) -> Places:
     """Draw distinct pairs of images of different patients.
 
     Args:
         patients: The patient of each image.
         seed: Seed of the draw.
-        count: Most pairs; fewer come where there are fewer.
+        count: Most pairs; fewer come where there are fewer. By default four for every image, at most 200.
 
     Returns:
         (pairs, 2) places of images, the smaller first.
     """
     rng, total = np.random.default_rng([seed, len(patients)]), len(patients)
+    count = min(PAIRS, PAIRS_PER_IMAGE * total) if count is None else count
     if total <= _ALL:
         candidates = np.stack(np.triu_indices(total, 1), axis=1)
     else:
