@@ -28,18 +28,20 @@ from fundusforge.evaluate import (
     ssim,
     swd,
 )
+from fundusforge.evaluate.anatomy import population
 from fundusforge.evaluate.evidence import Evidence, ImageSet, Judge
 from fundusforge.evaluate.features import Extractor
 from fundusforge.evaluate.figures import RESULTS, Figure, FolderSummary, JudgeSummary, Results
 from fundusforge.records import METADATA, DatasetError, Record, Split, check_splits, read_folder
 
 Metric = Literal[
-    "agreement", "amount", "probe", "ssim", "msssim", "diversity", "lpips", "swd", "frechet", "kernel",
-    "mind", "coverage",
+    "agreement", "amount", "anatomy", "probe", "ssim", "msssim", "diversity", "lpips", "swd", "frechet",
+    "kernel", "mind", "coverage",
 ]  # fmt: skip
 METRICS: dict[Metric, Callable[[Evidence], list[Figure]]] = {
     "agreement": agreement.figures,
     "amount": amount.figures,
+    "anatomy": population.figures,
     "probe": probe.figures,
     "ssim": ssim.figures,
     "msssim": msssim.figures,
