@@ -109,6 +109,15 @@ def test_splits_of_different_cameras_show_in_the_controls_and_are_no_leak() -> N
     assert seen.low > 0.7
 
 
+def test_splits_that_differ_too_much_to_tell_anything_say_so() -> None:
+    world = Population()
+    members = world.patients("m", 20, seed=1)
+    for camera, crowded in ((0.0, False), (5.0, True)):
+        holdout = world.patients(f"h{camera}", 20, seed=2, camera=camera)
+        found = judged(world, splits(world.copies(members), members, holdout))
+        assert any("could not show" in note for note in found["advantage"].notes) == crowded
+
+
 def test_a_copying_generator_is_found_in_spite_of_different_cameras() -> None:
     world = Population()
     members = world.patients("m", 60, seed=1)

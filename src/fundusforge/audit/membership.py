@@ -35,6 +35,12 @@ from fundusforge.evaluate.statistics import Statistic, Weights, bootstrap
 Floats = NDArray[np.float64]
 RATES = (("1", 0.01), ("01", 0.001))
 """Rates of false alarms at which members found are counted: the end of the figure's name, and the rate."""
+_NO_ROOM = 0.9
+"""Area of a control above which an attack has hardly room to be better."""
+_CROWDED = (
+    "The control alone tells nearly everyone, so that a leak could not show: hold out patients of the same "
+    "cameras and clinics."
+)
 _FOLDS = 5
 """Most folds of the probe."""
 
@@ -294,10 +300,11 @@ def _difference(splits: Splits, eyes: Eyes, trial: Trial, control: Trial, note: 
         value, expected = first(weights), second(weights)
         return None if value is None or expected is None else value - expected
 
-    value = difference(_all(splits))
+    value, expected = difference(_all(splits)), second(_all(splits))
+    crowded = (_CROWDED,) if expected is not None and expected > _NO_ROOM else ()
     return splits.figure(
         f"{eyes.name}_advantage", f"{eyes.title}: area above the control's", eyes, better="lower",
-        notes=(note, "An interval above 0 shows a leak; one that holds 0 shows none of this size."),
+        notes=(note, "An interval above 0 shows a leak; one that holds 0 shows none of this size.", *crowded),
         **measured(value, _bootstrap(splits, difference)),
         reason="" if value is not None else "no pair of images could be compared",
     )  # fmt: skip
