@@ -12,7 +12,7 @@ from scipy import stats
 
 from fundusforge.evaluate.comparison import Quantity, cohens_d, compare, equivalence, holm, patient_means
 from fundusforge.evaluate.evidence import Evidence, ImageSet
-from fundusforge.records import read_folder
+from fundusforge.records import Record, read_folder
 
 
 def test_cohens_d_by_hand_and_weighted() -> None:
@@ -86,11 +86,14 @@ def evidence(folder: Path) -> Evidence:
     )  # fmt: skip
 
 
+def people(prefix: str, count: int) -> list[Record]:
+    return [Record(image=f"{prefix}{i}.png", patient=f"{prefix}{i}", source="drawn") for i in range(count)]
+
+
 def quantity(name: str, synthetic: np.ndarray, real: np.ndarray) -> Quantity:
     return Quantity(
         name=name, title=name, extractor="none",
-        synthetic=(synthetic, [f"s{i}" for i in range(len(synthetic))]),
-        real=(real, [f"r{i}" for i in range(len(real))]),
+        synthetic=(synthetic, people("s", len(synthetic))), real=(real, people("r", len(real))),
     )  # fmt: skip
 
 

@@ -191,3 +191,31 @@ def test_a_figure_refuses_what_is_not_a_number(value: float) -> None:
         Figure(name="x", title="X", value=value, n=1, extractor="none", resize="none", seed=0)
     with pytest.raises(ValueError, match="neither a value nor a reason"):
         Figure(name="x", title="X", value=None, n=1, extractor="none", resize="none", seed=0)
+
+
+def test_figures_stand_by_subgroup_and_small_ones_are_hidden(drawn_folder: Make, tmp_path: Path) -> None:
+    """Eyes and grades of the synthetic set; a grade of three patients is not shown."""
+    synthetic = make_synthetic(drawn_folder(16, seed=300))
+    records = read_folder(synthetic)
+    write_metadata(
+        synthetic,
+        [
+            replace(r, eye="left" if i % 2 else "right", grade=4 if i < 3 else 0)
+            for i, r in enumerate(records)
+        ],
+    )
+    found = evaluate(config(synthetic, drawn_folder(8, seed=400), tmp_path), judge=JUDGE)
+    rows = {
+        (row.attribute, row.group): row
+        for row in found.subgroups
+        if row.figure == "mask_fraction" and not row.real
+    }
+    assert rows["eye", "left"].patients == rows["eye", "right"].patients == 8
+    halves = [rows["eye", side].value for side in ("left", "right")]
+    assert np.mean(halves) == pytest.approx(found.figure("mask_fraction").value)
+    assert rows["grade", "4"].value is None and "fewer than 5" in rows["grade", "4"].reason
+    assert {row.figure for row in found.subgroups} >= {"agreement_auc", "mask_fraction", "vessel_calibre"}
+    assert read_results(tmp_path / "results.json") == found and found.schema == 2
+    assert len(found.atlas.least) == len(found.atlas.most) == 8
+    plain = config(synthetic, drawn_folder(8, seed=400), tmp_path, subgroups=False, atlas=False)
+    assert (without := evaluate(plain, judge=JUDGE)).subgroups == () and without.atlas.least == ()

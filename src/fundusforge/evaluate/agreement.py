@@ -144,6 +144,8 @@ def _figure(
 ) -> Figure:  # fmt: skip
     options: dict[str, Any] = {"seed": evidence.seed, "draws": evidence.draws}
     value = pool.value(name)
+    kept_real = (real_pool.statistic(name), unseen.records) if real_pool is not None else None
+    evidence.keep(common["name"], (pool.statistic(name), synthetic.records), kept_real)
     beside: dict[str, Any] = {}
     if real_pool is not None:
         interval = bootstrap(real_pool.statistic(name), unseen.patients, **options)

@@ -11,7 +11,7 @@ that are vessel, and as the length of the skeleton in diameters of the field of 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from fundusforge.evaluate.comparison import Quantity, compare
 from fundusforge.evaluate.evidence import Evidence, ImageSet
 from fundusforge.evaluate.figures import Figure
+from fundusforge.records import Record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,16 +88,16 @@ def figures(evidence: Evidence) -> list[Figure]:
 
 def _amounts(
     evidence: Evidence, images: ImageSet, mask: Callable[[ImageSet, int], NDArray[np.uint8]]
-) -> tuple[list[str], list[Amount]]:
+) -> tuple[Sequence[Record], list[Amount]]:
     evidence.tell(f"vessel amount of {len(images)} images in {images.folder.name}")
-    return images.patients, [
+    return images.records, [
         vessel_amount(mask(images, index), images.field_of_view(index)) for index in range(len(images))
     ]
 
 
 def _quantities(
     prefix: str, how: str, extractor: str,
-    synthetic: tuple[list[str], list[Amount]], real: tuple[list[str], list[Amount]],
+    synthetic: tuple[Sequence[Record], list[Amount]], real: tuple[Sequence[Record], list[Amount]],
 ) -> list[Quantity]:  # fmt: skip
     """Return fraction and length of both sets, to be compared."""
     return [

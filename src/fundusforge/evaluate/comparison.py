@@ -27,10 +27,11 @@ from fundusforge.evaluate.statistics import (
     weighted_mean,
     weighted_variance,
 )
+from fundusforge.records import Record
 
 Floats = NDArray[np.float64]
-Values = tuple[Floats, list[str]]
-"""(n,) values and the patient of each."""
+Values = tuple[Floats, Sequence[Record]]
+"""(n,) values and the record of each."""
 _LEVEL = 0.05
 """Of significance, for the whole family."""
 
@@ -156,14 +157,23 @@ def compare(evidence: Evidence, family: Sequence[Quantity]) -> list[Figure]:
     found: list[Figure] = []
     for quantity, test in zip(family, tests, strict=True):
         words = _words(test, next(pairs), evidence.margin, len(known)) if test else _NO_TEST
+        evidence.keep(quantity.name, quantity.synthetic, quantity.real if len(quantity.real[0]) else None)
         found.append(_mean(evidence, quantity))
         if len(quantity.synthetic[0]) and len(quantity.real[0]):
             found.append(_difference(evidence, quantity, words))
     return found
 
 
+def _by_patient(quantity: Quantity) -> list[tuple[Floats, list[str]]]:
+    """Return values and patients of both sets."""
+    return [
+        (values, [record.patient for record in records])
+        for values, records in (quantity.synthetic, quantity.real)
+    ]
+
+
 def _test(evidence: Evidence, quantity: Quantity) -> Equivalence | None:
-    (values, patients), (real_values, real_patients) = quantity.synthetic, quantity.real
+    (values, patients), (real_values, real_patients) = _by_patient(quantity)
     return equivalence(
         patient_means(values, patients), patient_means(real_values, real_patients), margin=evidence.margin
     )
@@ -178,7 +188,7 @@ def _circumstances(evidence: Evidence, quantity: Quantity) -> dict[str, Any]:
 
 
 def _mean(evidence: Evidence, quantity: Quantity) -> Figure:
-    (values, patients), (real_values, real_patients) = quantity.synthetic, quantity.real
+    (values, patients), (real_values, real_patients) = _by_patient(quantity)
     common: dict[str, Any] = _circumstances(evidence, quantity) | {
         "name": quantity.name, "title": quantity.title, "unit": quantity.unit, "better": quantity.better,
     }  # fmt: skip
@@ -206,7 +216,7 @@ def _mean(evidence: Evidence, quantity: Quantity) -> Figure:
 
 
 def _difference(evidence: Evidence, quantity: Quantity, words: tuple[str, ...]) -> Figure:
-    (values, patients), (real_values, real_patients) = quantity.synthetic, quantity.real
+    (values, patients), (real_values, real_patients) = _by_patient(quantity)
     common: dict[str, Any] = _circumstances(evidence, quantity) | {
         "name": f"{quantity.name}_d", "title": f"{quantity.title}: Cohen's d", "better": "zero",
     }  # fmt: skip

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fundusforge.evaluate.features import Extractor, Features
 from fundusforge.evaluate.features import features as extract
+from fundusforge.evaluate.statistics import Statistic
 from fundusforge.images import Grey, Image, read_image, read_mask
 from fundusforge.records import DatasetError, Record
 
@@ -81,6 +82,12 @@ class Judge:
     """Patients it was trained on, as named in records; None if it does not say."""
 
 
+Given = NDArray[np.float64] | Statistic
+"""What a figure is made of: (n,) values of images, whose mean it is, or a function of their weights."""
+Kept = tuple[Given, Sequence[Record]]
+"""What a figure was made of, and of which images."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
     """Everything a metric may look at."""
@@ -108,10 +115,27 @@ class Evidence:
     """Weights of the perceptual distance."""
     progress: Callable[[str], Any] | None = None
     """Called with a line of text as the work goes on."""
+    kept: dict[str, Kept] = field(default_factory=dict[str, Kept], repr=False)
+    """What figures of the synthetic images were made of; see `keep`."""
+    kept_real: dict[str, Kept] = field(default_factory=dict[str, Kept], repr=False)
+    anatomies: dict[Path, Any] = field(default_factory=dict[Path, Any], repr=False)
+    """The anatomy of images already measured (`anatomy.population`), by file."""
     _features: dict[Path, Features] = field(default_factory=dict[Path, Features], repr=False)
     _predicted: dict[tuple[Path, str], tuple[NDArray[np.uint8], tuple[int, int]]] = field(
         default_factory=dict[tuple[Path, str], tuple[NDArray[np.uint8], tuple[int, int]]], repr=False
     )
+
+    def keep(self, name: str, synthetic: Kept, real: Kept | None) -> None:
+        """Keep what a figure was made of, image by image, so that it can be had for subgroups too.
+
+        Args:
+            name: Of the figure.
+            synthetic: One value for each of these records, or a statistic of their weights.
+            real: The same of the real images, where one set alone has the figure.
+        """
+        self.kept[name] = synthetic
+        if real is not None:
+            self.kept_real[name] = real
 
     def tell(self, text: str) -> None:
         """Report progress."""

@@ -19,6 +19,10 @@ RESULTS = "results.json"
 
 Better = Literal["higher", "lower", "zero", "none"]
 """Which way is better: up, down, towards zero, or neither (a description)."""
+Attribute = Literal["age", "sex", "eye", "camera", "source", "grade"]
+"""What images are divided by."""
+SCHEMA = 2
+"""Of `results.json`; a change that an older reader would misread raises it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +93,50 @@ class Figure:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Subgroup:
+    """One figure of the images of one subgroup."""
+
+    figure: str
+    """Name of the figure."""
+    real: bool = False
+    """Whether it is of the real images, not of the synthetic ones."""
+    attribute: Attribute
+    group: str
+    images: int | None
+    """None where the subgroup is not shown."""
+    patients: int | None
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    interval: str = ""
+    """How the interval was made."""
+    reason: str = ""
+    """Why there is no value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """One synthetic image in the failure atlas."""
+
+    image: str
+    """As named in its record."""
+    violations: tuple[str, ...]
+    """Anatomical rules that it breaks, in words."""
+    score: float | None
+    """Log-odds of being real, by a probe that has not seen it; None without a probe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Atlas:
+    """The images that look least, and most, like real ones: by broken rules, then by the probe."""
+
+    least: tuple[Judged, ...] = ()
+    """The worst first."""
+    most: tuple[Judged, ...] = ()
+    """The best first."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FolderSummary:
     """What a dataset folder held when it was judged."""
 
@@ -137,6 +185,11 @@ class Results:
     settings: dict[str, str | int | float | bool | list[str] | None]
     command: str
     version: str
+    """Of fundusforge."""
+    subgroups: tuple[Subgroup, ...] = ()
+    """Figures that are means of images, or pooled over them, by subgroup; few patients are not shown."""
+    atlas: Atlas = Atlas()
+    schema: int = SCHEMA
 
     def figure(self, name: str) -> Figure:
         """Return the figure of that name.

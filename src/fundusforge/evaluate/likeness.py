@@ -99,6 +99,8 @@ def against_reference(evidence: Evidence, measure: Measure, *, vessels: bool) ->
         for images in (synthetic, other)
     )
     interval = bootstrap(_mean_of(values), synthetic.patients, seed=evidence.seed, draws=evidence.draws)
+    real_values = (baseline, other.records) if len(other) else None
+    evidence.keep(common["name"], (values, synthetic.records), real_values)
     return Figure(
         **common, **measured(float(values.mean()), interval),
         **_baseline(evidence, baseline, other.patients), n_real=len(other),
@@ -166,7 +168,9 @@ def _paired(evidence: Evidence, measure: Measure, pairs: list[tuple[int, int]], 
     evidence.tell(f"{common['title']}: {len(pairs)} pairs")
     sets = evidence.synthetic, evidence.real
     values = np.array([_pair(measure, sets, pair, evidence.size, inner=inner) for pair in pairs])
-    patients = [evidence.real.records[second].patient for _, second in pairs]
+    painted_on = [evidence.real.records[second] for _, second in pairs]
+    evidence.keep(common["name"], (values, painted_on), None)
+    patients = [record.patient for record in painted_on]
     interval = bootstrap(_mean_of(values), patients, seed=evidence.seed, draws=evidence.draws)
     return Figure(
         **common, **measured(float(values.mean()), interval),

@@ -17,6 +17,7 @@ from fundusforge import __version__
 from fundusforge.evaluate import (
     agreement,
     amount,
+    atlas,
     coverage,
     diversity,
     frechet,
@@ -26,12 +27,13 @@ from fundusforge.evaluate import (
     msssim,
     probe,
     ssim,
+    subgroups,
     swd,
 )
 from fundusforge.evaluate.anatomy import population
 from fundusforge.evaluate.evidence import Evidence, ImageSet, Judge
 from fundusforge.evaluate.features import Extractor
-from fundusforge.evaluate.figures import RESULTS, Figure, FolderSummary, JudgeSummary, Results
+from fundusforge.evaluate.figures import RESULTS, Atlas, Figure, FolderSummary, JudgeSummary, Results
 from fundusforge.records import METADATA, DatasetError, Record, Split, check_splits, read_folder
 
 Metric = Literal[
@@ -85,6 +87,10 @@ class EvaluateConfig:
     """Bootstrap draws."""
     floor_repeats: int = 100
     """Random halves of the real patients for the floor."""
+    subgroups: bool = True
+    """Give figures by age band, sex, eye, camera, source and grade too."""
+    atlas: bool = True
+    """List the least and the most plausible images."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -143,6 +149,8 @@ def evaluate(
     )  # fmt: skip
     found = [figure for metric in dict.fromkeys(config.metrics) for figure in METRICS[metric](evidence)]
     results = Results(
+        subgroups=subgroups.of_evidence(evidence) if config.subgroups else (),
+        atlas=atlas.atlas(evidence) if config.atlas else Atlas(),
         synthetic=summary(synthetic, config.out),
         against=summary(real, config.out),
         judge=_judged(judge, shared) if judge else None,

@@ -12,17 +12,16 @@ two visits) counts in each.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fundusforge.evaluate.figures import measured
+from fundusforge.evaluate.evidence import Evidence, Given
+from fundusforge.evaluate.figures import Attribute, Subgroup, measured
 from fundusforge.evaluate.statistics import Statistic, Weights, bootstrap, weighted_mean
 from fundusforge.records import Record
 
-Attribute = Literal["age", "sex", "eye", "camera", "source", "grade"]
 FEWEST = 5
 """Patients below which a subgroup is not shown."""
 UNKNOWN = "unknown"
@@ -59,28 +58,18 @@ ATTRIBUTES: dict[Attribute, Callable[[Record], str | None]] = {
 """How images are divided: a record to the name of its subgroup, or None where it is not known."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Subgroup:
-    """One figure of the images of one subgroup."""
-
-    figure: str
-    """Name of the figure."""
-    attribute: Attribute
-    group: str
-    images: int | None
-    """None where the subgroup is not shown."""
-    patients: int | None
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    interval: str = ""
-    """How the interval was made."""
-    reason: str = ""
-    """Why there is no value."""
+def of_evidence(evidence: Evidence) -> tuple[Subgroup, ...]:
+    """Return every kept figure by subgroup, of the synthetic images and of the real ones."""
+    return tuple(
+        replace(row, real=real)
+        for real, kept in ((False, evidence.kept), (True, evidence.kept_real))
+        for name, (given, records) in kept.items()
+        for row in subgroups({name: given}, records, seed=evidence.seed, draws=evidence.draws)
+    )
 
 
 def subgroups(
-    figures: Mapping[str, Statistic | NDArray[np.float64]],
+    figures: Mapping[str, Given],
     records: Sequence[Record],
     *,
     seed: int,

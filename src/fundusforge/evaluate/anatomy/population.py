@@ -82,7 +82,7 @@ def readable(evidence: Evidence, images: ImageSet) -> ImageSet:
 
 
 def anatomies(evidence: Evidence, images: ImageSet) -> list[Anatomy]:
-    """Measure the anatomy of every image of a set.
+    """Return the anatomy of every image of a set; an image is measured once.
 
     Vessels are read by the judge, or taken from the masks if there is none; so is the disc, whose mask may
     be of any origin.
@@ -90,8 +90,12 @@ def anatomies(evidence: Evidence, images: ImageSet) -> list[Anatomy]:
     Raises:
         ValueError: There is no judge and an image has no vessel mask.
     """
-    evidence.tell(f"anatomy of {len(images)} images in {images.folder.name}")
-    return [_measured(evidence, images, index) for index in range(len(images))]
+    paths = [images.folder / record.image for record in images.records]
+    if missing := [index for index, path in enumerate(paths) if path not in evidence.anatomies]:
+        evidence.tell(f"anatomy of {len(missing)} images in {images.folder.name}")
+    for index in missing:
+        evidence.anatomies[paths[index]] = _measured(evidence, images, index)
+    return [evidence.anatomies[path] for path in paths]
 
 
 def _measured(evidence: Evidence, images: ImageSet, index: int) -> Anatomy:
@@ -113,9 +117,9 @@ def _measured(evidence: Evidence, images: ImageSet, index: int) -> Anatomy:
 
 
 def _values(images: ImageSet, values: Sequence[float | None]) -> Values:
-    """Return the values that are known, and the patient of each."""
+    """Return the values that are known, and the record of each."""
     known = [place for place, value in enumerate(values) if value is not None]
-    return np.array([values[place] for place in known], np.float64), [images.patients[i] for i in known]
+    return np.array([values[place] for place in known], np.float64), [images.records[i] for i in known]
 
 
 def _readers(evidence: Evidence, synthetic: ImageSet, real: ImageSet) -> str:
