@@ -40,9 +40,9 @@ SCALE = 1000.0
 """What distances are multiplied by, as in the paper."""
 _DRAWS, _REPEATS = 100, 20
 """Most bootstrap draws, and most halves of the real set: each sorts every projection anew."""
-_DRAW_DIRECTIONS, _REPEAT_DIRECTIONS = 64, 256
+_DRAW_DIRECTIONS, _REPEAT_DIRECTIONS = 64, 128
 """How many of the directions the bootstrap draws use, and the halves."""
-_DRAW_ROWS = 2**14
+_DRAW_ROWS = 2**13
 """Patches of a set beyond which the bootstrap draws take fewer of each image."""
 _PARTS = 5
 """Random parts of both sets that are compared at the number of images of the floor."""
