@@ -37,16 +37,16 @@ def evidence(synthetic: Path, real: Path, *, extractor: Greenness | None = None)
 
 def test_a_broken_rule_is_told_in_words(drawn_folder: Make) -> None:
     synthetic, real = drawn_folder(8, seed=10), drawn_folder(8, seed=30)
-    bare = read_folder(synthetic)[5]
-    path = synthetic / bare.masks["vessels"].path
-    write_image(path, np.zeros_like(read_mask(path)))
-    found = atlas(evidence(synthetic, real), count=3)
+    covered = read_folder(synthetic)[5]
+    path = synthetic / covered.masks["vessels"].path
+    write_image(path, np.full_like(read_mask(path), 255))
+    found = atlas(evidence(synthetic, real), count=4)
     told = {each.image: each for each in found.least}
-    assert any("too little vessel" in words for words in told[bare.image].violations)
-    assert told[bare.image].score is None
+    assert any("too much vessel" in words for words in told[covered.image].violations)
+    assert told[covered.image].score is None
     broken = [len(each.violations) for each in (*found.least, *found.most[::-1])]
     assert broken == sorted(broken, reverse=True)
-    assert len(found.least) == len(found.most) == 3
+    assert len(found.least) == len(found.most) == 4
     assert not {each.image for each in found.least} & {each.image for each in found.most}
 
 
