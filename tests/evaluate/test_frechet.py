@@ -221,7 +221,7 @@ def test_by_grade() -> None:
 
 
 def test_large_sets_get_fewer_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frechet, "_QUICK", 32)
+    monkeypatch.setattr(frechet, "_QUICK", 16)
     rng = np.random.default_rng(12)
     found = by_name(figures(evidence(vectors(rng, 64, 64), vectors(rng, 64, 64))))
     assert "100 draws" in found["frechet"].interval

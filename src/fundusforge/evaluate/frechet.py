@@ -37,8 +37,10 @@ _SIZES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Parts of the sets through whose distances the line is drawn."""
 _SUBSETS = 4
 """Random subsets of each such part, but the whole."""
-_QUICK = 500
-"""Images, or dimensions if those are fewer, up to which all bootstrap draws are made."""
+_QUICK = 400
+"""Side of the matrix whose eigenvalues a draw needs, up to which all bootstrap draws are made."""
+_DISTINCT = 0.63
+"""Part of the images that a draw holds, once or more."""
 
 
 def frechet_distance(first: Features, second: Features) -> float:
@@ -178,7 +180,8 @@ def _plain(evidence: Evidence, distance: Distance, synthetic: ImageSet, real: Im
 
 def _share(evidence: Evidence, images: int) -> float:
     """Return the part of all draws that large sets can have: the work of one grows with the third power."""
-    size = min(images, evidence.extractor.dimensions if evidence.extractor else images)
+    dimensions = evidence.extractor.dimensions if evidence.extractor else images
+    size = _DISTINCT * images if images <= dimensions else dimensions
     return min(1.0, (_QUICK / max(size, 1)) ** 3)
 
 
