@@ -14,8 +14,9 @@ from torch import nn
 from torch_fidelity import feature_extractor_inceptionv3 as peer
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
+from fundusforge.cli import judging
 from fundusforge.config import ConfigError, to_json
-from fundusforge.evaluate.extractors import load_extractor, squared
+from fundusforge.evaluate.extractors import has_retina, load_extractor, squared
 from fundusforge.evaluate.inception import tf1_resize
 from fundusforge.models.selfsupervised import SelfSupervisedConfig
 from fundusforge.training.checkpoint import CheckpointError, Clock, save_model
@@ -210,6 +211,18 @@ def test_retina_from_a_run(tmp_path: Path) -> None:
     assert found.shape == (2, 16) and extractor.dimensions == 16
     assert "64 px" in extractor.resize and extractor.name.startswith("retina-")
     assert np.abs(found[0] - found[1]).max() > 1e-3
+
+
+def test_the_embedded_one_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fundus) -> None:
+    """The command line takes it where nothing is named, and nothing where there is none."""
+    if not has_retina():
+        pytest.skip("this installation has no embedded extractor")
+    extractor = judging.extractor(None, None, device="cpu")
+    assert extractor.name.startswith("retina-")
+    eye = fundus(128, seed=1)["image"]
+    assert np.abs(extractor([eye]) - extractor([eye[::-1] // 2])).max() > 1e-3
+    monkeypatch.setattr("fundusforge.weights.FOLDER", tmp_path)
+    assert judging.extractor(None, None) is None
 
 
 def test_says_what_to_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

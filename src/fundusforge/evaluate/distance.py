@@ -97,7 +97,7 @@ def circumstances(
 def refusal(evidence: Evidence, distance: Distance, synthetic: ImageSet, real: ImageSet) -> str:
     """Return why the distance is not computed; empty if it is."""
     if evidence.extractor is None:
-        return "no extractor was given (--extractor names one), and this installation has none of its own"
+        return "no extractor was given (--extractor names one)"
     for images, what in ((synthetic, "synthetic"), (real, "real")):
         if len(images) < distance.least:
             return f"{len(images)} {what} images are fewer than the {distance.least} it needs: {distance.why}"
