@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fundusforge.config import to_json
 from fundusforge.evaluate.evidence import Judge
+from fundusforge.evaluate.figures import Atlas, read_results
 from fundusforge.evaluate.stage import EvaluateConfig, evaluate
-from fundusforge.records import DatasetError, Provenance, read_folder, write_metadata
+from fundusforge.records import DatasetError, Provenance, read_folder, write_metadata, write_text
 from fundusforge.report import ReportConfig, write_report
 
 
@@ -70,7 +72,15 @@ def judged(drawn_folder: Callable[..., Path], tmp_path: Path) -> Path:
         return np.random.default_rng(int(image.sum())).random(image.shape[:2], np.float32)
 
     evaluate(
-        EvaluateConfig(synthetic=synthetic, against=real, out=tmp_path, size=64, draws=100, floor_repeats=10),
+        EvaluateConfig(
+            synthetic=synthetic,
+            against=real,
+            out=tmp_path,
+            metrics=("agreement", "amount", "ssim"),
+            size=64,
+            draws=100,
+            floor_repeats=10,
+        ),
         judge=Judge(name="reader & noise", segment=noise, threshold=0.5),
     )
     return tmp_path
@@ -105,6 +115,22 @@ def test_says_what_was_compared_and_found(judged: Path) -> None:
     assert "paint<er>" not in html  # escaped
 
 
+def test_shows_the_atlas_and_subgroups(judged: Path) -> None:
+    """Both ends of the atlas with what is wrong, and every figure by subgroup with few patients hidden."""
+    path = judged / "results.json"
+    results = read_results(path)
+    worst = results.atlas.least[0]
+    html, page = read(write_report(ReportConfig(results=judged)))
+    assert "Least plausible" in page.text and "Most plausible" in page.text
+    assert all(words in page.text for words in (*worst.violations, Path(worst.image).name))
+    assert {row.figure for row in results.subgroups} and "By subgroup" in page.text
+    hidden = [row for row in results.subgroups if row.value is None]
+    assert not hidden or hidden[0].reason in page.text
+    write_text(path, to_json(replace(results, atlas=Atlas(), subgroups=())))
+    _, bare = read(write_report(ReportConfig(results=judged)))
+    assert "Least plausible" not in bare.text and "By subgroup" not in bare.text
+
+
 def test_can_be_read_aloud(judged: Path) -> None:
     """A language, one h1, no skipped heading, alternatives for pictures, headers with a scope."""
     _, page = read(write_report(ReportConfig(results=judged)))
@@ -113,8 +139,8 @@ def test_can_be_read_aloud(judged: Path) -> None:
     assert levels.count(1) == 1 and levels[0] == 1
     assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
     alternatives = [image.get("alt") for image in page.all("img")]
-    assert len(alternatives) == 16
-    assert all(alternatives) and len(set(alternatives)) == 16
+    assert len(alternatives) == 32  # photograph and masks of all eight, and in the atlas of four and four
+    assert all(alternatives) and len(set(alternatives)) == 32
     assert all(header.get("scope") for header in page.all("th"))
     drawn = [svg for svg in page.all("svg") if svg.get("class") == "strip"]
     assert len(drawn) >= 10
@@ -137,7 +163,9 @@ def test_unmarked_images_are_taken_for_real(judged: Path) -> None:
     records = read_folder(synthetic)
     write_metadata(synthetic, [replace(record, synthetic=index > 1) for index, record in enumerate(records)])
     _, page = read(write_report(ReportConfig(results=judged)))
-    assert len([image for image in page.all("img") if "Synthetic" in image["alt"]]) == 6
+    told = [image["alt"] for image in page.all("img")]
+    assert len([words for words in told if "Synthetic fundus" in words]) == 6
+    assert not any(Path(record.image).name in words for record in records[:2] for words in told)
     assert "do not share" not in page.text
     write_metadata(synthetic, [replace(record, synthetic=False) for record in records])
     _, page = read(write_report(ReportConfig(results=judged)))

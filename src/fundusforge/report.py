@@ -9,14 +9,14 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from fundusforge.evaluate.figures import RESULTS, Figure, FolderSummary, Results, read_results
+from fundusforge.evaluate.figures import RESULTS, Figure, FolderSummary, Judged, Results, read_results
 from fundusforge.images import Image, encode_image, read_image, read_mask
 from fundusforge.inspection import mask_colour, outlined, shown
 from fundusforge.records import MASKS, DatasetError, Record, read_folder, write_text
@@ -135,6 +135,11 @@ def page(results: Results, config: ReportConfig, *, beside: Path) -> str:
         tiles=tiles,
         legend=_legend(tiles),
         absent=absent,
+        atlas=[
+            ("Least plausible", _judged(folder, results.atlas.least, config)),
+            ("Most plausible", _judged(folder, results.atlas.most, config)),
+        ],
+        subgroups=_subgroups(results),
         real_sheet=real,
         patients=bool(real) or not all(record.synthetic for record in records),
         rows=[_row(figure) for figure in results.figures],
@@ -159,6 +164,39 @@ def _drawn(folder: Path, summary: FolderSummary, config: ReportConfig) -> tuple[
         return [], "none of its images is marked synthetic, and real ones were not asked for."
     order = np.random.default_rng(config.seed).permutation(len(records))[: config.images]
     return [records[index] for index in sorted(int(place) for place in order)], ""
+
+
+def _judged(folder: Path, judged: Sequence[Judged], config: ReportConfig) -> list[Tile]:
+    """Return the pictures of one end of the failure atlas, captioned with what is wrong; real ones never."""
+    if not judged or not folder.is_dir():
+        return []
+    records = {record.image: record for record in read_folder(folder) if record.synthetic}
+    return [
+        replace(_tile(folder, records[each.image], config.tile), caption=_fault(each))
+        for each in judged
+        if each.image in records
+    ]
+
+
+def _fault(judged: Judged) -> str:
+    parts = [Path(judged.image).name, *(judged.violations or ("no rule broken",))]
+    return "; ".join(parts + ([f"probe {judged.score:+.1f}"] if judged.score is not None else []))
+
+
+def _subgroups(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return for each figure its subgroups and their values in words."""
+    titles = {figure.name: figure.title for figure in results.figures}
+    found: dict[str, list[tuple[str, str]]] = {}
+    for row in results.subgroups:
+        place = f"{'real' if row.real else 'synthetic'}, {row.attribute} {row.group}"
+        decimals = _decimals(row.value)
+        words = row.reason if row.value is None else _number(row.value, decimals)
+        if row.low is not None and row.high is not None:
+            words += f" [{_range(row.low, row.high, decimals)}]"
+        if row.images is not None:
+            words += f" ({row.images} images of {row.patients} patients)"
+        found.setdefault(titles.get(row.figure, row.figure), []).append((place, words))
+    return list(found.items())
 
 
 def _tile(folder: Path, record: Record, side: int) -> Tile:
