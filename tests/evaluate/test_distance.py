@@ -51,7 +51,13 @@ def folders(drawn_folder: Make) -> tuple[Path, Path, Path]:
 
 def judged(synthetic: Path, real: Path, out: Path, metrics: tuple[str, ...] = FEATURES) -> dict:
     config = EvaluateConfig(
-        synthetic=synthetic, against=real, out=out, metrics=metrics, draws=100, floor_repeats=20
+        synthetic=synthetic,
+        against=real,
+        out=out,
+        metrics=metrics,
+        draws=100,
+        floor_repeats=20,
+        atlas=False,
     )
     return {figure.name: figure for figure in evaluate(config, extractor=Colours()).figures}
 
@@ -88,7 +94,9 @@ def test_few_images_and_no_extractor_are_reasons(
     assert {figure.value for figure in few.values()} == {None}
     assert few.pop("frechet_grades").reason == "no grade has 50 images in both sets"
     assert all("8 real images" in figure.reason for figure in few.values())
-    config = EvaluateConfig(synthetic=folders[0], against=folders[2], out=tmp_path, metrics=FEATURES)
+    config = EvaluateConfig(
+        synthetic=folders[0], against=folders[2], out=tmp_path, metrics=FEATURES, atlas=False
+    )
     none = evaluate(config).figures
     assert all(figure.value is None and "--extractor" in figure.reason for figure in none)
 
@@ -100,7 +108,7 @@ def test_through_the_command_line(
     words = [
         "evaluate", str(folders[0]), "--against", str(folders[2]), "--out", str(tmp_path / "results"),
         "--metrics", "kernel", "--draws", "100", "--floor-repeats", "10", "--cache", str(tmp_path / "kept"),
-        "--quiet", "--json",
+        "--no-atlas", "--quiet", "--json",
     ]  # fmt: skip
     assert main([*words, "--extractor", "random"]) == 0
     (figure,) = json.loads(capsys.readouterr().out)["figures"]
