@@ -9,7 +9,8 @@ these, `each` pictures of every kind are added (five kinds of copy, the same tre
 copies; 23 are 5 % of a folder with 300 honest images): made of training photographs, stored as files, read
 and judged like any other. A plant counts as found if the verdict is an offence *and* the neighbour is the
 photograph it was made of, or another of the same patient. Honest images are of patients who stand in neither
-other part, so that a false alarm is one by construction.
+other part, so that a false alarm is one by construction. As in the command, held-out patients whose eye also
+stands among the training images under another name do not tell chance.
 
 Prints lines of JSON: `audit_planted_recall` (all five kinds of copy), one line for each of them,
 `audit_same_tree_recall`, `audit_half_copy_recall`, `audit_false_alarm` (share of honest patients of whom an
@@ -33,7 +34,7 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402
 
 from fundusforge.audit.findings import Finding  # noqa: E402
-from fundusforge.audit.nearest import Training, Unrelated, View  # noqa: E402
+from fundusforge.audit.nearest import Training, Unrelated, View, hidden  # noqa: E402
 from fundusforge.audit.planted import COPIES, KINDS, Plant, plant, repainter  # noqa: E402
 from fundusforge.audit.stage import AuditConfig, search, views  # noqa: E402
 from fundusforge.audit.tally import wilson  # noqa: E402
@@ -68,7 +69,10 @@ class Round:
             for images in (self.train, self.holdout, self.honest)
         )
         training = Training(train, candidates=config.candidates)
-        chance = Unrelated(search(training, holdout, jobs=jobs), self.holdout.patients)
+        nearest = search(training, holdout, jobs=jobs)
+        doubles = {self.holdout.patients[place] for place in hidden(nearest)}
+        apart = [i for i, patient in enumerate(self.holdout.patients) if patient not in doubles]
+        chance = Unrelated([nearest[i] for i in apart], [self.holdout.patients[i] for i in apart])
         queries = [*views(planted, judge=judge, jobs=jobs), *honest]
         records = [*planted.records, *self.honest.records]
         found = [

@@ -1,5 +1,6 @@
 """The stage on dataset folders of phantoms: planted copies are found, other eyes are not, nothing is lost."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -114,6 +115,19 @@ def test_fellow_eyes_are_reported_apart_and_never_enter_chance(folders: Honest, 
     pixels = {row.test: row for row in result.chance}["pixels"]
     assert pixels.largest < 0.6, "but it does not tell what chance gives"
     assert plain.chance[0].images == 12 and pixels.images == 14
+
+
+def test_a_patient_under_two_names_does_not_hide_copies(folders: Honest, tmp_path: Path) -> None:
+    again = tmp_path / "holdout"
+    train = ImageSet(folder=folders[0], records=read_folder(folders[0]))
+    twin = plant(again, train=train, others=train, each=1, seed=3, kinds=("recoloured",))[0]
+    shutil.copytree(folders[1], again, dirs_exist_ok=True)
+    record = dataclasses.replace(twin.record, synthetic=False, structure_from_patient=False)
+    write_metadata(again, [*read_folder(folders[1]), record])
+    result = audit(AuditConfig(synthetic=folders[2], train=folders[0], holdout=again, out=tmp_path / "out"))
+    assert len(result.offenders()) == 6
+    assert result.holdout.images == 12
+    assert any(record.image in warning and twin.source in warning for warning in result.warnings)
 
 
 def test_offenders_move_aside_and_nothing_is_lost(dataset_folder: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fundusforge.audit.align import FINE, REGIONS, Gallery, Pose, plane
-from fundusforge.audit.nearest import Near, Nearest, Training, Unrelated, View
+from fundusforge.audit.nearest import LOPSIDED, Near, Nearest, Training, Unrelated, View
 from fundusforge.audit.pixels import pixel_plane
 from fundusforge.audit.planted import half_copy, moved, recoloured
 from fundusforge.audit.trees import shares, tree_of
@@ -15,7 +15,7 @@ from fundusforge.sources.phantom import draw_eye
 from fundusforge.sources.phantom.eye import Eye
 
 SIZE = 192
-ALIKE = 0.75
+ALIKE = 0.7
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,8 @@ def test_half_a_copy_is_found_in_its_half(eyes: list[Eye], gallery: Gallery, sid
     first = max(found, key=lambda match: max(match.correlation))
     assert first.index == 2
     assert REGIONS[int(np.argmax(first.correlation))] == REGIONS[1 + side]
-    assert max(first.correlation) > 0.6 > 0.5 > first.correlation[0]
+    assert max(first.correlation) > 0.5
+    assert first.correlation[0] < LOPSIDED * max(first.correlation)
 
 
 def test_skipped_pictures_are_not_found(eyes: list[Eye], gallery: Gallery) -> None:

@@ -28,6 +28,8 @@ from fundusforge.images import Grey, Image
 from fundusforge.prepare.field import find_field
 from fundusforge.records import DatasetError, Record
 
+SAME_EYE = 0.6
+"""Likeness of whole pixels or trees that two eyes never reach: unrelated ones stay below 0.4."""
 SAME_PICTURE = 0.75
 """Correlation of fine structure from which the paint is the same, too, and not only what was painted on:
 re-encoded, flipped, moved, turned or recoloured photographs keep more, a tree painted anew less."""
@@ -101,6 +103,19 @@ def _probability(judge: Judge, image: Image, field: Grey, where: str) -> Grey:
     if probability.shape != image.shape[:2]:
         raise ValueError(f"{judge.name} gave a map {probability.shape} for {where} of {image.shape[:2]}")
     return np.rint(probability * 255).clip(0, 255).astype(np.uint8)
+
+
+def hidden(nearest: Sequence[Nearest]) -> list[int]:
+    """Return the places of held-out pictures that show an eye of the training set under another name.
+
+    Data sets hold such (a patient registered twice). They tell nothing of chance, and a single one would
+    raise every threshold above all copies.
+    """
+    tests: tuple[Test, ...] = ("pixels", "trees")
+    return [
+        place for place, each in enumerate(nearest)
+        if any(test in each and each[test].value >= SAME_EYE for test in tests)
+    ]  # fmt: skip
 
 
 class Training:

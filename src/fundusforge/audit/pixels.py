@@ -2,7 +2,8 @@
 
 All eyes are shaded alike, and re-encoding, colour jitter and another camera's palette change what all eyes
 share. What is left after the local mean is taken away and the local contrast is made even (vessels, disc,
-lesions, choroid, nerve fibres) is one eye's own.
+lesions, choroid, nerve fibres) is one eye's own. The mean is taken away twice: once leaves the curvature of
+the shading, a ring near the bright rim that one camera draws in every eye.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from fundusforge.audit.align import FINE, Plane, frame_of, plane
 from fundusforge.images import Grey, Image, resize
 from fundusforge.prepare.field import Square
 
-_SPREAD = 6.0
+_SPREAD = 4.0
 """Width of the local mean and contrast, pixels of the plane: wider than vessels, narrower than shading."""
 _FLOOR = 1.5
 """Least local contrast in grey levels, so that noise of flat places is not blown up."""
@@ -35,6 +36,7 @@ def pixel_plane(image: Image, field_of_view: Grey, *, frame: Square | None = Non
     green = resize(frame.cut(image[..., 1]), FINE).astype(np.float32)
     weight = resize(frame.cut(field_of_view), FINE).astype(np.float32) / np.float32(255)
     detail = green - _mean(green, weight)
+    detail -= _mean(detail, weight)
     detail = np.asarray(detail / (np.sqrt(_mean(detail**2, weight)) + _FLOOR), np.float32)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * _EDGE + 1, 2 * _EDGE + 1))
     inside = cv2.erode(np.pad(weight, _EDGE), kernel)[_EDGE:-_EDGE, _EDGE:-_EDGE] > 0.99

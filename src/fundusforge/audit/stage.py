@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fundusforge import __version__
 from fundusforge.audit.findings import AUDIT, Audit
-from fundusforge.audit.nearest import Nearest, Training, Unrelated, View, view_of
+from fundusforge.audit.nearest import Nearest, Training, Unrelated, View, hidden, view_of
 from fundusforge.audit.quarantine import quarantine
 from fundusforge.audit.tally import figures
 from fundusforge.evaluate.evidence import ImageSet, Judge
@@ -47,7 +47,7 @@ class AuditConfig:
     """Splits of the held-out folder to take; all by default."""
     level: float = 0.01
     """False alarms allowed: the share of unrelated images that may be called copies."""
-    margin: float = 2.0
+    margin: float = 3.0
     """Least excess of an offence over the held-out median, in steps from there to their 95th percentile."""
     candidates: int = 4
     """Training pictures that are registered with an image, in every space: so many as a whole, so many by
@@ -128,8 +128,16 @@ def audit(
     held = look(sets.holdout)
     skips = [names == record.patient for record in sets.holdout.records]
     chance = search(training, held, skips=skips, jobs=config.jobs)
-    unrelated = Unrelated(chance, sets.holdout.patients)
     kin = _kin(training, held, sets, names, jobs=config.jobs)
+    doubles = _doubles(sets, chance)
+    apart = [i for i, record in enumerate(sets.holdout.records) if record.patient not in doubles]
+    if not apart:
+        raise DatasetError(
+            f"{config.holdout}: every patient's eyes stand in {config.train} under other names"
+        )
+    sets = replace(sets, holdout=replace(sets.holdout, records=[sets.holdout.records[i] for i in apart]))
+    chance = [chance[i] for i in apart]
+    unrelated = Unrelated(chance, sets.holdout.patients)
     nearest = search(training, look(sets.synthetic), jobs=config.jobs)
     findings = tuple(
         unrelated.judge(record, each, sets.train, level=config.level, margin=config.margin)
@@ -147,7 +155,7 @@ def audit(
                           bar=unrelated.bar(config.level, config.margin), extractor=_extractors(judge, stored,
                           extractor), seed=config.seed, draws=config.draws),
                  *(further(sets) if further else ())),
-        warnings=_warnings(config, sets, unrelated, judge, stored),
+        warnings=(*_warnings(config, sets, unrelated, judge, stored), *doubles.values()),
         settings=_settings(config),
         command=command or _command(config),
         version=__version__,
@@ -215,6 +223,19 @@ def _kin(
     own = [index for index, record in enumerate(sets.holdout.records) if (names == record.patient).any()]
     skips = [names != sets.holdout.records[index].patient for index in own]
     return search(training, [held[index] for index in own], skips=skips, jobs=jobs)
+
+
+def _doubles(sets: Sets, chance: Sequence[Nearest]) -> dict[str, str]:
+    """Return held-out patients who stand in the training set under another name, with a warning for each."""
+    found: dict[str, str] = {}
+    for place in hidden(chance):
+        record, near = sets.holdout.records[place], max(chance[place].values(), key=lambda each: each.value)
+        found[record.patient] = (
+            f"Held-out {record.image} shows the eye of training image "
+            f"{sets.train.records[near.index].image}, whose patient has another name. The patient is left "
+            "out of chance; is somebody in both folders twice?"
+        )
+    return found
 
 
 def _sets(config: AuditConfig) -> Sets:
