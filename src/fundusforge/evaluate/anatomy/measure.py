@@ -87,7 +87,7 @@ def measure(
         vessel_fraction=np.count_nonzero(drawn) / np.count_nonzero(inside),
         fractal_dimension=fractal_dimension(_drawn(graph, drawn.shape), inside),
         broken_vessels=len(gaps),
-        orphan_share=lonely / graph.length if graph.segments else None,
+        orphan_share=lonely / graph.length if graph.length else None,
         across_disc=None if place is None else across_disc(graph, place),
         disc_found=None if disc is None else place is not None,
         disc_diameter=None if place is None else place.diameter / diameter,
