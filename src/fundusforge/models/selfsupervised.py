@@ -11,7 +11,7 @@ learning of visual representations", eq. 1), with two differences that suit judg
 
 An `Encoder` is one call, (N, 3, H, W) in [-1, 1] to (N, D); size and normalisation are part of it:
 
-    file = weights.FOLDER / "retina-features.safetensors"
+    file = Path("runs/retina/model.safetensors")
     tensors, metadata = load_model(file, kind="selfsupervised")  # fundusforge.training.checkpoint
     encoder = Encoder(from_json(SelfSupervisedConfig, metadata["config"]))
     fill(encoder, {name.removeprefix("encoder."): t for name, t in tensors.items()}, where=file)
