@@ -22,6 +22,8 @@ from fundusforge.training.checkpoint import load_model, model_file, write
 
 MAY_SHIP = ("CC BY 4.0", "free of patients; CC0")
 """Terms of sources under which weights may ship."""
+LEFT_OUT = ("discriminator.", "head.")
+"""Networks that only training needs."""
 SMALL = 4096
 """Tensors of fewer values keep single precision: statistics and biases cost nothing and suffer most."""
 
@@ -48,7 +50,7 @@ def main(c: Embed) -> None:
     lean = {
         name: tensor.half() if tensor.is_floating_point() and tensor.numel() >= SMALL else tensor
         for name, tensor in tensors.items()
-        if not name.startswith("discriminator.")
+        if not name.startswith(LEFT_OUT)
     }
     out = weights.FOLDER / f"{c.name}.safetensors"
     write(out, {name: tensor.contiguous() for name, tensor in lean.items()}, metadata)
