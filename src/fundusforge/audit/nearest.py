@@ -30,7 +30,7 @@ from fundusforge.records import DatasetError, Record
 
 SAME_EYE = 0.6
 """Likeness of whole pixels or trees that two eyes never reach: unrelated ones stay below 0.4."""
-SAME_PICTURE = 0.75
+SAME_PICTURE = 0.82
 """Correlation of fine structure from which the paint is the same, too, and not only what was painted on:
 re-encoded, flipped, moved, turned or recoloured photographs keep more, a tree painted anew less."""
 LOPSIDED = 0.75
