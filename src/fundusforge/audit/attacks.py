@@ -130,7 +130,7 @@ def pixel_space(*, jobs: int = 1) -> Space:
         return kept[id(images)]
 
     def distances(first: ImageSet, second: ImageSet) -> Floats:
-        training = Training(look(second))
+        training = Training(look(second), candidates=6)
         names = np.array(second.patients)
         real = np.array([not record.synthetic for record in second.records])
 
