@@ -72,7 +72,7 @@ PRESETS: dict[str, dict[str, tuple[str, AnyConfig]]] = {
     },
     "selfsupervised": {
         "retina": (
-            "256 features of 512 px photographs; the embedded extractor",
+            "256 features of 512 px photographs; about an hour on a shared core",
             SelfSupervisedConfig(),
         ),
     },

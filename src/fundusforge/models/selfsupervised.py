@@ -14,7 +14,8 @@ An `Encoder` is one call, (N, 3, H, W) in [-1, 1] to (N, D); size and normalisat
     file = Path("runs/retina/model.safetensors")
     tensors, metadata = load_model(file, kind="selfsupervised")  # fundusforge.training.checkpoint
     encoder = Encoder(from_json(SelfSupervisedConfig, metadata["config"]))
-    fill(encoder, {name.removeprefix("encoder."): t for name, t in tensors.items()}, where=file)
+    own = {name.removeprefix("encoder."): t for name, t in tensors.items() if name.startswith("encoder.")}
+    fill(encoder, own, where=file)
     features = encoder.eval()(images)
 """
 
