@@ -121,17 +121,12 @@ class Audit(Generic[S]):
         self, config: AuditConfig, extractor: Extractor, cache: Path
     ) -> Callable[[Sets], Sequence[Figure]]:
         """Return what infers membership from the three sets."""
-        from fundusforge.audit.attacks import infer
-        from fundusforge.audit.membership import Splits
+        from fundusforge.audit.attacks import infer, splits_of
 
         def figures(sets: Sets) -> Sequence[Figure]:
-            trained = frozenset(sets.train.patients)
-            if len(trained) < 2:
+            if len(set(sets.train.patients)) < 2:
                 return ()
-            splits = Splits(
-                synthetic=sets.synthetic, members=sets.train,
-                holdout=sets.holdout.without_patients(trained), seed=config.seed, draws=config.draws,
-            )  # fmt: skip
+            splits = splits_of(sets, seed=config.seed, draws=config.draws)
             return infer(
                 splits, extractor=extractor, cache=cache, generator=self.generator, device=self.device,
                 progress=None if self.quiet else say,

@@ -39,7 +39,7 @@ def atlas(evidence: Evidence, *, count: int = SHOWN) -> Atlas:
 
 
 def _broken(evidence: Evidence) -> dict[str, tuple[str, ...]] | None:
-    """Return the rules that each image breaks; None if the vessels of neither set are known."""
+    """Return the rules that each image breaks; None if in a set no vessels are known."""
     synthetic, real = readable(evidence, evidence.synthetic), readable(evidence, evidence.real)
     if not len(synthetic) or not len(real):
         return None
