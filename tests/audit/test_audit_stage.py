@@ -1,6 +1,7 @@
 """The stage on dataset folders of phantoms: planted copies are found, other eyes are not, nothing is lost."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from fundusforge.audit.findings import AUDIT, OFFENCES, read_audit
 from fundusforge.audit.planted import COPIES, Plant, plant
 from fundusforge.audit.quarantine import quarantine
-from fundusforge.audit.stage import QUARANTINE, AuditConfig, audit
+from fundusforge.audit.stage import QUARANTINE, AuditConfig, Sets, audit
 from fundusforge.audit.tally import wilson
 from fundusforge.cli import main
 from fundusforge.config import ConfigError
@@ -82,6 +83,25 @@ def test_planted_copies_are_found_and_other_eyes_are_not(folders: Honest, tmp_pa
     assert result.figure("audit_same_patient").value is None
     assert any("false alarm rate" in warning for warning in result.warnings)
     assert any("Vessel trees were not compared" in warning for warning in result.warnings)
+    for record, finding in zip(read_folder(folders[2]), result.findings, strict=True):
+        assert finding.sha256 == {
+            what: hashlib.sha256((folders[2] / name).read_bytes()).hexdigest()
+            for what, name in record.files().items()
+        }
+
+
+def test_a_picture_that_changes_under_the_audit_stops_it(folders: Honest, tmp_path: Path) -> None:
+    synthetic = shutil.copytree(folders[2], tmp_path / "synthetic")
+    first = read_folder(synthetic)[0].image
+
+    def swap(_: Sets) -> tuple[()]:
+        shutil.copyfile(folders[1] / "images" / "0100.png", synthetic / first)
+        return ()
+
+    settings = AuditConfig(synthetic=synthetic, train=folders[0], holdout=folders[1], out=tmp_path / "out")
+    with pytest.raises(DatasetError, match=f"{first}: changed while"):
+        audit(settings, further=swap)
+    assert not (tmp_path / "out" / AUDIT).exists()
 
 
 def test_a_judge_lets_trees_be_compared(folders: Honest, tmp_path: Path) -> None:

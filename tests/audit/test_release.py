@@ -16,7 +16,9 @@ import pytest
 import torch
 
 from fundusforge.annotate.vessels import known_patients
+from fundusforge.audit.digests import digests
 from fundusforge.audit.findings import AUDIT, Audit, Finding, Likeness, read_audit
+from fundusforge.audit.gate import gate
 from fundusforge.audit.parents import known_parents, read_mark
 from fundusforge.audit.quarantine import quarantine
 from fundusforge.audit.release import RELEASE, SUMS, ReleaseConfig, release, verify
@@ -87,7 +89,13 @@ class Made:
             synthetic=summary(sets[0], out), train=summary(sets[1], out), holdout=summary(sets[2], out),
             level=0.01, bar=2.0, chance=(), figures=(), warnings=(), settings={"train_splits": []},
             command=f"fundusforge audit {self.synthetic}", version="0",
-            findings=tuple(_finding(r.image, neighbour, copied=r.image in copies) for r in sets[0].records),
+            findings=tuple(
+                replace(
+                    _finding(r.image, neighbour, copied=r.image in copies),
+                    sha256=digests(self.synthetic, r),
+                )
+                for r in sets[0].records
+            ),
         )  # fmt: skip
         found.write(out / AUDIT)
         return found
@@ -230,8 +238,50 @@ def test_an_audit_of_another_folder_is_refused(made: Made) -> None:
 
 def test_an_audit_that_left_images_out_is_refused(made: Made) -> None:
     made.with_audit(lambda found: replace(found, findings=found.findings[1:]))
+    audit, pictures = made.refused()
+    assert "did not look at 1 images: images/000000.png" in audit
+    assert pictures.startswith("pictures: 1 images") and "images/000000.png (image, " in pictures
+
+
+def test_a_picture_swapped_after_the_audit_is_refused_although_its_marks_are_intact(made: Made) -> None:
+    image = planted(made)
+    assert read_mark(made.synthetic / image).faults(read_folder(made.synthetic)[1].provenance.model) == []
     (reason,) = made.refused()
-    assert "did not look at 1 images: images/000000.png" in reason
+    assert reason.startswith("pictures: 1 images") and f"{image} (image, vessels, disc" in reason
+    made.audited(image)  # looked at anew, it is a copy, and left out
+    assert release(made.config()).left_out == {image: "copy"}
+
+
+def test_every_swapped_mask_is_named(made: Made) -> None:
+    records = read_folder(made.synthetic)
+    for record in records[1:]:
+        shutil.copyfile(made.synthetic / records[0].masks["vessels"].path,
+                        made.synthetic / record.masks["vessels"].path)  # fmt: skip
+    (reason,) = made.refused()
+    assert all(f"{record.image} (vessels)" in reason for record in records[1:])
+    assert records[0].image not in reason
+
+
+def test_an_audit_without_digests_proves_nothing(made: Made) -> None:
+    made.with_audit(
+        lambda found: replace(found, findings=tuple(replace(f, sha256={}) for f in found.findings))
+    )
+    (reason,) = made.refused()
+    assert reason.startswith("pictures: 5 images")
+
+
+def test_a_picture_swapped_between_gate_and_copy_is_not_released(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def swapped(*given: object, **settings: object) -> object:
+        found = gate(*given, **settings)  # type: ignore[arg-type]
+        planted(made)
+        return found
+
+    monkeypatch.setattr("fundusforge.audit.release.gate", swapped)
+    with pytest.raises(DatasetError, match=r"000001\.png: changed since the audit"):
+        release(made.config())
+    assert not (made.root / "released").exists() and not list(made.root.glob("*.partial"))
 
 
 def test_images_painted_on_a_patients_mask_are_refused(made: Made) -> None:
@@ -246,6 +296,7 @@ def test_a_file_remembers_what_the_metadata_deny(made: Made) -> None:
     text = {f"fundusforge:{key}": value for key, value in read_mark(path).text.items()}
     text["fundusforge:structure_from_patient"] = "true"
     write_image(path, read_image(path), text=text, xmp=SYNTHETIC_XMP)
+    made.audited()
     (reason,) = made.refused()
     assert "images/000000.png" in reason and "biometric" in reason
 
@@ -273,6 +324,7 @@ def test_a_file_remembers_what_the_metadata_deny(made: Made) -> None:
 def test_a_missing_mark_is_refused(made: Made, text: dict[str, str], xmp: str | None, said: str) -> None:
     path = made.synthetic / read_folder(made.synthetic)[2].image
     write_image(path, read_image(path), text=text, xmp=xmp)
+    made.audited()
     (reason,) = made.refused()
     assert reason.startswith("marks: 1 images") and "000002.png" in reason and said in reason
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from fundusforge.evaluate.figures import Figure, FolderSummary
 from fundusforge.records import write_text
 
 AUDIT = "audit.json"
-SCHEMA = 1
+SCHEMA = 2
 """Version of the content of `audit.json`; raised when a field changes its meaning or goes."""
 
 Test = Literal["pixels", "pixels_half", "trees", "trees_half", "features"]
@@ -57,6 +57,9 @@ class Finding:
     neighbour: str
     """The training picture of the test that decided."""
     likeness: tuple[Likeness, ...]
+    sha256: dict[str, str] = field(default_factory=dict[str, str])
+    """Of each file that was looked at, by what it shows: `image`, `field_of_view`, masks by name. The gate
+    refuses an image whose files are others, so also one without."""
 
     @property
     def offends(self) -> bool:

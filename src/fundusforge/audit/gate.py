@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from fundusforge.annotate.vessels import known_patients
+from fundusforge.audit.digests import digests, metadata_sha256
 from fundusforge.audit.findings import Audit, Finding
 from fundusforge.audit.membership import leaks
 from fundusforge.audit.parents import Parent, read_mark
@@ -24,8 +25,9 @@ from fundusforge.evaluate.figures import Results
 from fundusforge.records import METADATA, DatasetError, Record, Split, read_folder, to_line
 
 Name = Literal[
-    "audit", "memorised", "marks", "structure", "parents", "training data", "membership", "terms", "figures"
-]
+    "audit", "pictures", "memorised", "marks", "structure", "parents", "training data", "membership", "terms",
+    "figures",
+]  # fmt: skip
 _SHOWN = 5
 """Most images named in one line."""
 
@@ -104,11 +106,6 @@ class Candidate:
         return strictest([*learnt, *{record.terms for record in self.kept}])
 
 
-def metadata_sha256(folder: Path) -> str:
-    """Return the SHA-256 of a folder's metadata."""
-    return hashlib.sha256((folder / METADATA).read_bytes()).hexdigest()
-
-
 def gate(candidate: Candidate, *, at_most: Level = "unknown", tolerance: float = 0.05) -> tuple[Check, ...]:
     """Check everything; none of the checks stops the others.
 
@@ -119,6 +116,7 @@ def gate(candidate: Candidate, *, at_most: Level = "unknown", tolerance: float =
     """
     return (
         _audit(candidate),
+        _pictures(candidate),
         _memorised(candidate),
         _marks(candidate),
         _structure(candidate),
@@ -153,6 +151,22 @@ def _audit(candidate: Candidate) -> Check:
         )
         return Check(name="audit", passed=True, detail=detail)
     return Check(name="audit", passed=False, detail=detail)
+
+
+def _pictures(candidate: Candidate) -> Check:
+    """Metadata alone would not tell that a picture was swapped."""
+    audited = {finding.image: finding.sha256 for finding in candidate.audit.findings}
+    changed: list[str] = []
+    for record in candidate.kept:
+        known, found = audited.get(record.image, {}), digests(candidate.folder, record)
+        if other := [what for what, sha256 in found.items() if known.get(what) != sha256]:
+            changed.append(f"{record.image} ({', '.join(other)})")
+    detail = (
+        f"{len(changed)} images are not those that were audited: {', '.join(changed)}"
+        if changed
+        else "every picture and every mask is the file that was audited"
+    )
+    return Check(name="pictures", passed=not changed, detail=detail)
 
 
 def _memorised(candidate: Candidate) -> Check:

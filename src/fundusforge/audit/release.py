@@ -12,7 +12,6 @@ The audit itself is not in it: it names training images. Everything is written a
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -24,8 +23,9 @@ import numpy as np
 
 from fundusforge import __version__
 from fundusforge.audit.cards import data_card, model_card, sizes_of
+from fundusforge.audit.digests import copy, metadata_sha256, sha256
 from fundusforge.audit.findings import AUDIT, Audit, read_audit
-from fundusforge.audit.gate import Candidate, Check, gate, metadata_sha256
+from fundusforge.audit.gate import Candidate, Check, gate
 from fundusforge.audit.parents import known_parents, read_mark
 from fundusforge.audit.scorecard import Evidence
 from fundusforge.audit.stage import QUARANTINE
@@ -109,7 +109,8 @@ def release(config: ReleaseConfig, *, progress: Callable[[str], Any] | None = No
         What was or would have been released: if `reasons` are not empty, nothing was written.
 
     Raises:
-        DatasetError: A broken folder, no audit, or something at `out` already.
+        DatasetError: A broken folder, no audit, something at `out` already, or a picture that changes while
+            it is copied.
         CheckpointError: A named model is broken.
         ConfigError: `audit.json` or `results.json` cannot be read.
         OSError: The release cannot be written.
@@ -137,7 +138,7 @@ def release(config: ReleaseConfig, *, progress: Callable[[str], Any] | None = No
         checks=gate(candidate, at_most=config.at_most, tolerance=config.tolerance),
         metadata_sha256="",
         audited_sha256=audit.synthetic.metadata_sha256,
-        audit_sha256=_sha256(path),
+        audit_sha256=sha256(path),
         version=__version__,
     )
     return found if found.reasons else _write(candidate, found, config)
@@ -164,15 +165,16 @@ def _write(candidate: Candidate, found: Release, config: ReleaseConfig) -> Relea
     try:
         aside.mkdir(parents=True)
         records = [replace(record, terms=found.terms.text) for record in candidate.kept]
+        audited = {finding.image: finding.sha256 for finding in candidate.audit.findings}
         for record in records:
-            for name in record.files().values():
+            for what, name in record.files().items():
                 (aside / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(candidate.folder / name, aside / name)
+                copy(candidate.folder / name, aside / name, expected=audited[record.image][what])
         write_metadata(aside, records)
         found = replace(found, metadata_sha256=metadata_sha256(aside))
         write_text(aside / RELEASE, to_json(found) + "\n")
         _write_cards(aside, candidate, found, config)
-        sums = "".join(f"{_sha256(aside / name)}  {name}\n" for name in _files(aside))
+        sums = "".join(f"{sha256(aside / name)}  {name}\n" for name in _files(aside))
         write_text(aside / SUMS, sums)
         with suppress(FileNotFoundError):
             out.rmdir()  # an empty one; Windows renames over no folder
@@ -210,11 +212,6 @@ def _files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def verify(folder: Path) -> list[str]:
     """Check a release again: every hash, no file more or less, every mark.
 
@@ -233,7 +230,7 @@ def verify(folder: Path) -> list[str]:
     faults += [f"{name}: not of this release" for name in sorted(there - expected.keys())]
     for name in sorted(there & expected.keys()):
         path = folder / name
-        if path.is_symlink() or _sha256(path) != expected[name]:
+        if path.is_symlink() or sha256(path) != expected[name]:
             faults.append(f"{name}: changed since the release")
     try:
         faults += _record_faults(folder)

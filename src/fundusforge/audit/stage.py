@@ -14,6 +14,7 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from fundusforge import __version__
+from fundusforge.audit import digests
 from fundusforge.audit.findings import AUDIT, Audit
 from fundusforge.audit.nearest import Nearest, Training, Unrelated, View, hidden, view_of
 from fundusforge.audit.quarantine import quarantine
@@ -107,10 +108,11 @@ def audit(
         progress: Called with a line of text as the work goes on.
 
     Raises:
-        DatasetError: A broken folder, synthetic images among the real ones, patients in two splits, or no
-            held-out patient apart from the training patients.
+        DatasetError: A broken folder, synthetic images among the real ones, patients in two splits, no
+            held-out patient apart from the training patients, or a synthetic image that changes meanwhile.
     """
     sets = _sets(config)
+    sha256 = digests.of_images(sets.synthetic)
     stored = judge is None and all(
         "vessels" in record.masks
         for images in (sets.synthetic, sets.train, sets.holdout) for record in images.records
@@ -140,8 +142,10 @@ def audit(
     unrelated = Unrelated(chance, sets.holdout.patients)
     nearest = search(training, look(sets.synthetic), jobs=config.jobs)
     findings = tuple(
-        unrelated.judge(record, each, sets.train, level=config.level, margin=config.margin)
-        for record, each in zip(sets.synthetic.records, nearest, strict=True)
+        replace(
+            unrelated.judge(record, each, sets.train, level=config.level, margin=config.margin), sha256=files
+        )
+        for record, each, files in zip(sets.synthetic.records, nearest, sha256, strict=True)
     )
     result = Audit(
         synthetic=summary(sets.synthetic, config.out),
@@ -160,6 +164,7 @@ def audit(
         command=command or _command(config),
         version=__version__,
     )  # fmt: skip
+    digests.unchanged(sets.synthetic, sha256)
     config.out.mkdir(parents=True, exist_ok=True)
     result.write(config.out / AUDIT)
     offenders = [finding.image for finding in result.offenders()]
