@@ -63,7 +63,7 @@ class Round:
         self, known: dict[str, View], planted: ImageSet, *, judge: Judge | None, jobs: int
     ) -> tuple[list[Finding], list[Finding]]:
         """Return the verdicts on planted and on honest images."""
-        config = AuditConfig(synthetic=Path(), train=Path(), holdout=Path(), out=Path())
+        config = AuditConfig(synthetic=Path(), train=[Path()], holdout=[Path()], out=Path())
         train, holdout, honest = (
             [known[record.image] for record in images.records]
             for images in (self.train, self.holdout, self.honest)

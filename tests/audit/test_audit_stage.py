@@ -61,7 +61,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Honest:
 
 
 def config(folders: Honest, out: Path, **settings: object) -> AuditConfig:
-    return AuditConfig(synthetic=folders[2], train=folders[0], holdout=folders[1], out=out, **settings)  # type: ignore[arg-type]
+    return AuditConfig(synthetic=folders[2], train=[folders[0]], holdout=[folders[1]], out=out, **settings)  # type: ignore[arg-type]
 
 
 def test_planted_copies_are_found_and_other_eyes_are_not(folders: Honest, tmp_path: Path) -> None:
@@ -98,10 +98,71 @@ def test_a_picture_that_changes_under_the_audit_stops_it(folders: Honest, tmp_pa
         shutil.copyfile(folders[1] / "images" / "0100.png", synthetic / first)
         return ()
 
-    settings = AuditConfig(synthetic=synthetic, train=folders[0], holdout=folders[1], out=tmp_path / "out")
+    settings = AuditConfig(
+        synthetic=synthetic, train=[folders[0]], holdout=[folders[1]], out=tmp_path / "out"
+    )
     with pytest.raises(DatasetError, match=f"{first}: changed while"):
         audit(settings, further=swap)
     assert not (tmp_path / "out" / AUDIT).exists()
+
+
+def test_copies_of_several_training_folders_are_found_and_named(
+    folders: Honest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The halves of the training set in two folders give the findings of the whole, by the command line."""
+    records = read_folder(folders[0])
+    parts = {"a": records[:4], "b": records[4:]}
+    for name, part in parts.items():
+        shutil.copytree(folders[0], tmp_path / name)
+        write_metadata(tmp_path / name, [dataclasses.replace(r, source=name, terms="CC0") for r in part])
+    words = ["audit", str(folders[2]), "--train", str(tmp_path / "a"), str(tmp_path / "b"), "--holdout"]
+    words += [str(folders[1]), "--out", str(tmp_path / "out"), "--quiet"]
+    with (
+        mock.patch("fundusforge.cli.audit.quick_judge", return_value=None),
+        mock.patch("fundusforge.cli.judging.extractor", return_value=None),
+    ):
+        assert main(words) == 1
+    capsys.readouterr()
+    result = read_audit(tmp_path / "out" / AUDIT)
+    owner = {r.image: name for name, part in parts.items() for r in part}
+    found = {finding.image: finding for finding in result.findings}
+    for each in folders[3]:
+        assert found[each.record.image].offends
+        assert found[each.record.image].neighbour == f"{owner[each.source]}/{each.source}"
+    assert len(result.offenders()) == len(folders[3])
+    train = result.train
+    assert [folder.folder for folder in train.folders] == ["../a", "../b"]
+    assert (train.images, train.patients, [f.images for f in train.folders]) == (8, 7, [4, 4])
+    assert train.sources == ("a", "b") and train.terms == ("a: CC0", "b: CC0")
+
+
+def test_a_patient_in_two_splits_of_two_folders_is_refused(folders: Honest, tmp_path: Path) -> None:
+    records = read_folder(folders[0])
+    for name, split in (("a", "train"), ("b", "test")):
+        shutil.copytree(folders[0], tmp_path / name)
+        write_metadata(tmp_path / name, [dataclasses.replace(r, split=split) for r in records])
+    settings = AuditConfig(
+        synthetic=folders[2], train=[tmp_path / "a", tmp_path / "b"], holdout=[folders[1]], out=tmp_path
+    )
+    with pytest.raises(DatasetError, match="7 patients stand in more than one split"):
+        audit(settings)
+
+
+def test_what_was_trained_on_is_never_held_out(folders: Honest, tmp_path: Path) -> None:
+    """A folder of both, beside another training folder: its images of other splits alone tell chance."""
+    shutil.copytree(folders[0], tmp_path / "a")
+    records = read_folder(folders[0])
+    both = [dataclasses.replace(r, split="train" if i < 2 else "test") for i, r in enumerate(records)]
+    write_metadata(tmp_path / "a", both)
+    train = [dataclasses.replace(r, split="train") for r in read_folder(folders[1])]
+    shutil.copytree(folders[1], tmp_path / "b")
+    write_metadata(tmp_path / "b", train)
+    settings = AuditConfig(
+        synthetic=folders[2], train=[tmp_path / "a", tmp_path / "b"], train_splits=("train",),
+        holdout=[tmp_path / "a"], out=tmp_path / "out",
+    )  # fmt: skip
+    result = audit(settings)
+    assert (result.train.images, result.holdout.images) == (14, 6)
 
 
 def test_a_judge_lets_trees_be_compared(folders: Honest, tmp_path: Path) -> None:
@@ -129,7 +190,9 @@ def test_fellow_eyes_are_reported_apart_and_never_enter_chance(folders: Honest, 
         for each in copies
     ]  # fmt: skip
     write_metadata(again, [*read_folder(folders[1]), *kin])
-    result = audit(AuditConfig(synthetic=folders[2], train=folders[0], holdout=again, out=tmp_path / "kin"))
+    result = audit(
+        AuditConfig(synthetic=folders[2], train=[folders[0]], holdout=[again], out=tmp_path / "kin")
+    )
     same = result.figure("audit_same_patient")
     assert same.value == 1 and same.n_real == 2, "a copy of one's own picture is near, and said apart"
     pixels = {row.test: row for row in result.chance}["pixels"]
@@ -144,7 +207,9 @@ def test_a_patient_under_two_names_does_not_hide_copies(folders: Honest, tmp_pat
     shutil.copytree(folders[1], again, dirs_exist_ok=True)
     record = dataclasses.replace(twin.record, synthetic=False, structure_from_patient=False)
     write_metadata(again, [*read_folder(folders[1]), record])
-    result = audit(AuditConfig(synthetic=folders[2], train=folders[0], holdout=again, out=tmp_path / "out"))
+    result = audit(
+        AuditConfig(synthetic=folders[2], train=[folders[0]], holdout=[again], out=tmp_path / "out")
+    )
     assert len(result.offenders()) == 6
     assert result.holdout.images == 12
     assert any(record.image in warning and twin.source in warning for warning in result.warnings)
@@ -218,11 +283,15 @@ def test_quarantine_refuses_to_overwrite(dataset_folder: Path, tmp_path: Path) -
 def test_swapped_and_overlapping_folders_are_refused(folders: Honest, tmp_path: Path) -> None:
     train, holdout, synthetic, _ = folders
     with pytest.raises(DatasetError, match="are synthetic"):
-        audit(AuditConfig(synthetic=train, train=synthetic, holdout=holdout, out=tmp_path))
+        audit(AuditConfig(synthetic=train, train=[synthetic], holdout=[holdout], out=tmp_path))
     with pytest.raises(DatasetError, match="stands apart"):
-        audit(AuditConfig(synthetic=synthetic, train=train, holdout=train, out=tmp_path))
+        audit(AuditConfig(synthetic=synthetic, train=[train], holdout=[train], out=tmp_path))
     with pytest.raises(ValueError, match="level"):
-        AuditConfig(synthetic=synthetic, train=train, holdout=holdout, out=tmp_path, level=0)
+        AuditConfig(synthetic=synthetic, train=[train], holdout=[holdout], out=tmp_path, level=0)
+    with pytest.raises(ValueError, match="train must name one folder"):
+        AuditConfig(synthetic=synthetic, train=[], holdout=[holdout], out=tmp_path)
+    with pytest.raises(DatasetError, match="named twice"):
+        audit(AuditConfig(synthetic=synthetic, train=[train, train], holdout=[holdout], out=tmp_path))
     (tmp_path / AUDIT).write_text(json.dumps({"schema": 1}))
     with pytest.raises(ConfigError, match="audit.json"):
         read_audit(tmp_path / AUDIT)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from fundusforge.audit.cards import data_card, model_card
-from fundusforge.audit.findings import Audit, Finding, Likeness
+from fundusforge.audit.findings import Audit, Finding, Likeness, RealSet
 from fundusforge.audit.gate import Check
 from fundusforge.audit.parents import Parent
 from fundusforge.audit.scorecard import (
@@ -50,6 +51,14 @@ def folder(images: int) -> FolderSummary:
     )
 
 
+def real(images: int, *sources: str) -> RealSet:
+    each = images // len(sources)
+    return RealSet(
+        images=images, patients=images, terms=tuple(f"{source}: CC BY 4.0" for source in sources),
+        folders=tuple(replace(folder(each), sources={source: each}) for source in sources),
+    )  # fmt: skip
+
+
 def records(count: int = 4) -> list[Record]:
     return [
         Record(
@@ -71,8 +80,8 @@ def audit(*figures: Figure) -> Audit:
     )
     return Audit(
         synthetic=folder(4),
-        train=folder(30),
-        holdout=folder(20),
+        train=real(30, "chase", "hrf"),
+        holdout=real(20, "drive"),
         level=0.01,
         bar=2.0,
         chance=(),
@@ -267,7 +276,7 @@ def test_a_model_card_shows_the_run_and_its_own_card() -> None:
         "| batch | 4 |" in text and "| train | 12 |" in text and "secret" not in text and "clip" not in text
     )
     assert "## Its own card\n\n### painter\n\n#### Use\n\nSome words." in text
-    assert "each against 30 training images of 30 patients: 1 clear." in text
+    assert "each against 30 training images of 30 patients (chase, hrf): 1 clear." in text
 
 
 def test_a_model_that_is_silent() -> None:

@@ -22,6 +22,7 @@ from fundusforge.audit.gate import gate
 from fundusforge.audit.parents import known_parents, read_mark
 from fundusforge.audit.quarantine import quarantine
 from fundusforge.audit.release import RELEASE, SUMS, ReleaseConfig, release, verify
+from fundusforge.audit.sets import described, joined
 from fundusforge.audit.stage import QUARANTINE
 from fundusforge.cli import main
 from fundusforge.config import to_json
@@ -71,6 +72,9 @@ def _finding(image: str, neighbour: str, *, copied: bool) -> Finding:
 class Made:
     """Folders of one test: real ones, a run, its images, and their audit."""
 
+    more: tuple[Path, ...] = ()
+    """Further training folders."""
+
     def __init__(self, root: Path, train: Path, holdout: Path) -> None:
         self.root, self.train, self.holdout = root, train, holdout
         self.run = trained(root / "painter", train)
@@ -81,12 +85,12 @@ class Made:
         """An audit as the stage would write it, of which these images are copies of a training image."""
         out = self.root / "audit"
         out.mkdir(exist_ok=True)
-        sets = [
-            ImageSet(folder=f, records=read_folder(f)) for f in (self.synthetic, self.train, self.holdout)
-        ]
+        folders = (self.synthetic, self.train, *self.more, self.holdout)
+        sets = [ImageSet(folder=folder, records=read_folder(folder)) for folder in folders]
         neighbour = sets[1].records[0].image
         found = Audit(
-            synthetic=summary(sets[0], out), train=summary(sets[1], out), holdout=summary(sets[2], out),
+            synthetic=summary(sets[0], out), train=described(joined(sets[1:-1]), out),
+            holdout=described(joined(sets[-1:]), out),
             level=0.01, bar=2.0, chance=(), figures=(), warnings=(), settings={"train_splits": []},
             command=f"fundusforge audit {self.synthetic}", version="0",
             findings=tuple(
@@ -372,9 +376,28 @@ def test_training_folders_that_moved_or_changed(made: Made) -> None:
     (reason,) = made.refused()
     assert "name it with --train" in reason
     write_metadata(moved, read_folder(moved)[1:])
-    (reason,) = made.refused(train=moved)
+    (reason,) = made.refused(train=[moved])
     assert "has changed since" in reason
     shutil.rmtree(moved)
+
+
+def test_a_release_of_a_generator_that_learnt_from_two_folders(made: Made) -> None:
+    """The folders that were audited, in any order and wherever they are now; the terms are those of both."""
+    made.more = (shutil.copytree(made.holdout, made.root / "second"),)
+    records = read_folder(made.more[0])
+    write_metadata(made.more[0], [replace(r, source="second", terms="CC BY-NC 4.0") for r in records])
+    made.audited()
+    (reason,) = made.refused(train=[made.train])
+    assert reason == "training data: 1 of 2 audited training folders are not among those named by --train"
+    (reason,) = made.refused(at_most="attribution")
+    assert reason.startswith("terms: stricter than attribution: non-commercial")
+    moved = made.train.rename(made.root / "elsewhere")
+    assert "name it with --train" in made.refused()[0]
+    found = release(made.config(train=[made.more[0], moved]))
+    assert not found.reasons
+    assert set(found.terms.entries) == {"drawn: CC BY 4.0", "second: CC BY-NC 4.0"}
+    (card,) = (made.root / "released").glob("model-card-*.md")
+    assert "24 training images of 12 patients (drawn, second)" in card.read_text()
 
 
 def test_a_proven_leak_is_refused_and_an_unproven_one_is_not(made: Made) -> None:
@@ -409,9 +432,9 @@ def test_the_strictest_terms_are_inherited(template: Made, tmp_path: Path) -> No
     made.edited(terms="CC0")  # a looser word in the records changes nothing
     found = release(made.config(at_most="research"))
     assert found.terms.level == "research"
-    assert set(found.terms.entries) == {*terms, "CC0"}
+    assert set(found.terms.entries) == {*terms, "drawn: CC BY 4.0", "CC0"}
     for record in read_folder(root / "released"):
-        assert record.terms == "CC0; a: CC BY 4.0; b: research and education only; c: free of patients; CC0"
+        assert record.terms == "; ".join(("CC0", *terms, "drawn: CC BY 4.0"))
 
 
 def test_every_fault_is_listed_at_once(made: Made) -> None:

@@ -30,7 +30,8 @@ from fundusforge.audit.membership import (
     told_apart,
 )
 from fundusforge.audit.nearest import Training, View
-from fundusforge.audit.stage import Sets, views
+from fundusforge.audit.sets import Sets
+from fundusforge.audit.stage import views
 from fundusforge.config import from_json
 from fundusforge.evaluate.evidence import ImageSet
 from fundusforge.evaluate.features import Extractor, features

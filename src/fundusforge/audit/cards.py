@@ -171,7 +171,7 @@ def _privacy(audit: Audit | None) -> list[str]:
     membership = [figure for figure in audit.figures if figure.name.startswith("membership_")]
     return [
         f"{len(audit.findings)} of its images, each against {audit.train.images} training images of "
-        f"{audit.train.patients} patients: {counts or 'none'}.",
+        f"{audit.train.patients} patients ({', '.join(audit.train.sources)}): {counts or 'none'}.",
         "",
         "Membership inference (the column of real images is the control, made without synthetic ones):",
         "",

@@ -38,7 +38,8 @@ class Likeness:
     excess: float
     """How far above the held-out patients' median, in steps from their median to their 95th percentile."""
     neighbour: str
-    """The training picture, as its metadata names it."""
+    """The training picture, as its metadata names it; where there are several training folders, from the
+    folder that holds all of them."""
     region: str = "whole"
     """`whole`, or the half that looks alike: `left`, `right`, `top`, `bottom` of the neighbour."""
     same_patient: bool = False
@@ -84,13 +85,31 @@ class Chance:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RealSet:
+    """Real images that an audit compared with, of one folder or of several."""
+
+    images: int
+    """That were looked at and count."""
+    patients: int
+    terms: tuple[str, ...]
+    """Of all of them, each `source: terms`."""
+    folders: tuple[FolderSummary, ...]
+    """What was read of each folder, before patients were left out of chance."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Data sets that the images are of."""
+        return tuple(sorted({source for folder in self.folders for source in folder.sources}))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Audit:
     """The content of `audit.json`."""
 
     schema: int = SCHEMA
     synthetic: FolderSummary
-    train: FolderSummary
-    holdout: FolderSummary
+    train: RealSet
+    holdout: RealSet
     level: float
     """False alarms allowed: the share of unrelated images that may be called offences. Above what was
     wished where there are too few held-out patients."""

@@ -50,8 +50,8 @@ class Candidate:
     audit: Audit
     parents: Mapping[str, Parent]
     """Known models by the digits of their weights."""
-    training: Path
-    """The folder of training images that the audit compared with."""
+    training: Sequence[Path]
+    """Where the folders of training images that the audit compared with are now, in any order."""
     quarantine: Path | None = None
     """The folder into which the audit moved images."""
     results: Results | None = None
@@ -101,9 +101,13 @@ class Candidate:
 
     @cached_property
     def terms(self) -> Inherited:
-        """Terms that the release inherits: of all models' training data and of the records themselves."""
+        """Terms that the release inherits.
+
+        Of all that the models say they learnt from, of the training folders that were audited, and of the
+        records themselves.
+        """
         learnt = [text for parent in self.models.values() if parent for text in parent.terms]
-        return strictest([*learnt, *{record.terms for record in self.kept}])
+        return strictest([*learnt, *self.audit.train.terms, *{record.terms for record in self.kept}])
 
 
 def gate(candidate: Candidate, *, at_most: Level = "unknown", tolerance: float = 0.05) -> tuple[Check, ...]:
@@ -146,8 +150,9 @@ def _audit(candidate: Candidate) -> Check:
     else:
         found, train, holdout = len(audited), candidate.audit.train, candidate.audit.holdout
         detail = (
-            f"{found} images against {train.images} training images of {train.patients} "
-            f"patients; chance from {holdout.images} images of {holdout.patients} held-out patients"
+            f"{found} images against {train.images} training images of {train.patients} patients "
+            f"({', '.join(train.sources)}); chance from {holdout.images} images of {holdout.patients} "
+            f"held-out patients ({', '.join(holdout.sources)})"
         )
         return Check(name="audit", passed=True, detail=detail)
     return Check(name="audit", passed=False, detail=detail)
@@ -234,16 +239,13 @@ def _parents(candidate: Candidate) -> Check:
 def _training(candidate: Candidate) -> Check:
     """The audit is worth nothing unless it compared with the images that the models have learnt from."""
     learnt = frozenset[str]().union(*(p.patients for p in candidate.models.values() if p))
-    path = candidate.training
-    if not (path / METADATA).is_file():
-        detail = f"the audited training folder is not at {path}: name it with --train"
-        return Check(name="training data", passed=False, detail=detail)
-    if metadata_sha256(path) != candidate.audit.train.metadata_sha256:
-        detail = f"{path} is not the training folder that was audited, or has changed since"
-        return Check(name="training data", passed=False, detail=detail)
-    splits = candidate.audit.settings.get("train_splits") or None
-    records = read_folder(path, splits=cast("list[Split] | None", splits), check_files=False)
-    there = known_patients(record.patient for record in records)
+    if fault := _training_folders(candidate):
+        return Check(name="training data", passed=False, detail=fault)
+    splits = cast("list[Split] | None", candidate.audit.settings.get("train_splits") or None)
+    there = known_patients(
+        record.patient
+        for path in candidate.training for record in read_folder(path, splits=splits, check_files=False)
+    )  # fmt: skip
     if unseen := len(learnt - there):
         detail = f"the audit did not look at {unseen} of {len(learnt)} patients that the models learnt from"
         return Check(name="training data", passed=False, detail=detail)
@@ -251,6 +253,19 @@ def _training(candidate: Candidate) -> Check:
         name="training data", passed=True,
         detail=f"the audit looked at all {len(learnt)} patients that the models learnt from",
     )  # fmt: skip
+
+
+def _training_folders(candidate: Candidate) -> str:
+    """Return what keeps the training folders from being those that were audited; nothing if they are."""
+    audited = {folder.metadata_sha256 for folder in candidate.audit.train.folders}
+    for path in candidate.training:
+        if not (path / METADATA).is_file():
+            return f"the audited training folder is not at {path}: name it with --train"
+        if metadata_sha256(path) not in audited:
+            return f"{path} is not the training folder that was audited, or has changed since"
+    if missing := len(audited - {metadata_sha256(path) for path in candidate.training}):
+        return f"{missing} of {len(audited)} audited training folders are not among those named by --train"
+    return ""
 
 
 def _membership(candidate: Candidate, tolerance: float) -> Check:

@@ -13,7 +13,7 @@ The audit itself is not in it: it names training images. Everything is written a
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,8 +52,8 @@ class ReleaseConfig:
     """Folder to write; must not exist, or be empty."""
     models: tuple[Path, ...] = ()
     """Runs or weights that painted the images; embedded ones are known."""
-    train: Path | None = None
-    """The audited folder of training images, if it has moved since."""
+    train: Sequence[Path] = ()
+    """The audited folders of training images, all of them, if one has moved since."""
     results: Path | None = None
     """`results.json` of this folder, or the folder that holds it, for the cards."""
     at_most: Level = "unknown"
@@ -124,7 +124,7 @@ def release(config: ReleaseConfig, *, progress: Callable[[str], Any] | None = No
         records=read_folder(config.synthetic),
         audit=audit,
         parents=known_parents(config.models),
-        training=config.train or path.parent / audit.train.folder,
+        training=config.train or [path.parent / each.folder for each in audit.train.folders],
         quarantine=path.parent / QUARANTINE,
         results=_results(config),
     )

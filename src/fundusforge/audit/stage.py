@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +18,7 @@ from fundusforge.audit import digests
 from fundusforge.audit.findings import AUDIT, Audit
 from fundusforge.audit.nearest import Nearest, Training, Unrelated, View, hidden, view_of
 from fundusforge.audit.quarantine import quarantine
+from fundusforge.audit.sets import Sets, described, joined
 from fundusforge.audit.tally import figures
 from fundusforge.evaluate.evidence import ImageSet, Judge
 from fundusforge.evaluate.features import Extractor, features
@@ -36,16 +37,16 @@ class AuditConfig:
 
     synthetic: Path
     """Dataset folder to audit."""
-    train: Path
-    """Dataset folder of the images that the generator learnt from."""
-    holdout: Path
-    """Dataset folder of real images of patients whom the generator never saw."""
+    train: Sequence[Path]
+    """Dataset folders of the images that the generator learnt from, one or more."""
+    holdout: Sequence[Path]
+    """Dataset folders of real images of patients whom the generator never saw, one or more."""
     out: Path
     """Folder for `audit.json`."""
     train_splits: tuple[Split, ...] = ()
-    """Splits of the training folder that were trained on; all by default."""
+    """Splits of the training folders that were trained on; all by default."""
     holdout_splits: tuple[Split, ...] = ()
-    """Splits of the held-out folder to take; all by default."""
+    """Splits of the held-out folders to take; all by default."""
     level: float = 0.01
     """False alarms allowed: the share of unrelated images that may be called copies."""
     margin: float = 3.0
@@ -65,6 +66,9 @@ class AuditConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
+        for name in ("train", "holdout"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must name one folder or more")
         for name, low in (("candidates", 1), ("max_holdout", 10), ("draws", 100), ("seed", 0)):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
@@ -74,15 +78,6 @@ class AuditConfig:
             raise ValueError(f"margin must not be negative, but is {self.margin}")
         if self.jobs == 0:
             raise ValueError("jobs must be 1 or more, or -1 for one a core")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sets:
-    """The three sets of images."""
-
-    synthetic: ImageSet
-    train: ImageSet
-    holdout: ImageSet
 
 
 def audit(
@@ -135,7 +130,8 @@ def audit(
     apart = [i for i, record in enumerate(sets.holdout.records) if record.patient not in doubles]
     if not apart:
         raise DatasetError(
-            f"{config.holdout}: every patient's eyes stand in {config.train} under other names"
+            f"{_named(config.holdout)}: every patient's eyes stand in {_named(config.train)} under other "
+            "names"
         )
     sets = replace(sets, holdout=replace(sets.holdout, records=[sets.holdout.records[i] for i in apart]))
     chance = [chance[i] for i in apart]
@@ -149,8 +145,8 @@ def audit(
     )
     result = Audit(
         synthetic=summary(sets.synthetic, config.out),
-        train=summary(sets.train, config.out),
-        holdout=summary(sets.holdout, config.out),
+        train=described(sets.train, config.out),
+        holdout=described(sets.holdout, config.out),
         level=unrelated.level(config.level),
         bar=unrelated.bar(config.level, config.margin),
         chance=unrelated.chance(config.level),
@@ -246,30 +242,36 @@ def _doubles(sets: Sets, chance: Sequence[Nearest]) -> dict[str, str]:
 def _sets(config: AuditConfig) -> Sets:
     """Read and check the folders."""
     synthetic = ImageSet(folder=config.synthetic, records=read_folder(config.synthetic))
-    train = ImageSet(
-        folder=config.train, records=read_folder(config.train, splits=config.train_splits or None)
-    )
-    records = read_folder(config.holdout, splits=config.holdout_splits or None)
-    if config.train.resolve() == config.holdout.resolve():
-        trained = {record.image for record in train.records}
-        records = [record for record in records if record.image not in trained]
-    if not {record.patient for record in records} - set(train.patients):
+    train = joined([_read(folder, config.train_splits) for folder in config.train])
+    learnt = {(part.folder.resolve(), record.image) for part in train.parts for record in part.records}
+    holdout = joined([_read(folder, config.holdout_splits, but=learnt) for folder in config.holdout])
+    if not set(holdout.patients) - set(train.patients):
         raise DatasetError(
-            f"{config.holdout}: no patient here stands apart from the training patients, so chance cannot be "
-            "told; name --train-splits and --holdout-splits, or another folder"
+            f"{_named(config.holdout)}: no patient here stands apart from the training patients, so chance "
+            "cannot be told; name --train-splits and --holdout-splits, or another folder"
         )
-    if len(records) > config.max_holdout:
-        drawn = np.random.default_rng([config.seed, 2]).permutation(len(records))[: config.max_holdout]
-        records = [records[index] for index in sorted(int(index) for index in drawn)]
-    holdout = ImageSet(folder=config.holdout, records=records)
-    for images in (train, holdout):
-        if fake := sum(record.synthetic for record in images.records):
-            raise DatasetError(
-                f"{images.folder}: {fake} of {len(images)} images are synthetic; the audit needs the real "
-                "images (were the folders swapped?)"
-            )
-    check_splits((config.train, train.records), (config.holdout, holdout.records))
+    if len(holdout) > config.max_holdout:
+        drawn = np.random.default_rng([config.seed, 2]).permutation(len(holdout))[: config.max_holdout]
+        kept = [holdout.records[index] for index in sorted(int(index) for index in drawn)]
+        holdout = replace(holdout, records=kept)
+    check_splits(*((part.folder, part.records) for part in (*train.parts, *holdout.parts)))
     return Sets(synthetic=synthetic, train=train, holdout=holdout)
+
+
+def _read(folder: Path, splits: Sequence[Split], *, but: Collection[tuple[Path, str]] = ()) -> ImageSet:
+    """Read a folder of real images, but those of which folder and name are given."""
+    records = read_folder(folder, splits=splits or None)
+    if fake := sum(record.synthetic for record in records):
+        raise DatasetError(
+            f"{folder}: {fake} of {len(records)} images are synthetic; the audit needs the real images "
+            "(were the folders swapped?)"
+        )
+    place = folder.resolve()
+    return ImageSet(folder=folder, records=[r for r in records if (place, r.image) not in but])
+
+
+def _named(folders: Sequence[Path]) -> str:
+    return ", ".join(map(str, folders))
 
 
 def _extractors(judge: Judge | None, stored: bool, extractor: Extractor | None) -> dict[str, str]:
@@ -315,6 +317,6 @@ def _settings(config: AuditConfig) -> dict[str, Any]:
 
 
 def _command(config: AuditConfig) -> str:
-    parts = ["fundusforge", "audit", str(config.synthetic), "--train", str(config.train)]
-    parts += ["--holdout", str(config.holdout), "--out", str(config.out), "--seed", str(config.seed)]
+    parts = ["fundusforge", "audit", config.synthetic, "--train", *config.train]
+    parts += ["--holdout", *config.holdout, "--out", config.out, "--seed", str(config.seed)]
     return shlex.join(os.fspath(part) for part in parts)

@@ -15,7 +15,8 @@ from tyro.conf import Positional, arg
 from fundusforge.cli.command import DONE, REJECTS, UsageError, emit, listing, restored, say, without
 
 if TYPE_CHECKING:
-    from fundusforge.audit.stage import AuditConfig, Sets
+    from fundusforge.audit.sets import Sets
+    from fundusforge.audit.stage import AuditConfig
     from fundusforge.evaluate.evidence import Judge
     from fundusforge.evaluate.features import Extractor
     from fundusforge.evaluate.figures import Figure
@@ -42,15 +43,16 @@ class Audit(Generic[S]):
     Examples:
       fundusforge audit synthetic --train data/hrf --holdout data/chase --out audit
       fundusforge audit painted --train data --train-splits train --holdout data --holdout-splits val test
-      fundusforge audit painted --train data/train --holdout data/test --quarantine --max-offenders 10
+      fundusforge audit painted --train data/chase data/hrf --holdout data/test --max-offenders 10
+      fundusforge audit painted --train data/train --holdout data/test --quarantine
     """
 
     folder: Annotated[Path, Positional, arg(metavar="FOLDER")]
     """Dataset folder of synthetic images."""
-    train: Annotated[Path, arg(metavar="FOLDER")]
-    """Dataset folder of the real images that the generator learnt from."""
-    holdout: Annotated[Path, arg(metavar="FOLDER")]
-    """Dataset folder of real images of patients whom the generator never saw."""
+    train: Annotated[tuple[Path, ...], arg(metavar="FOLDER...")]
+    """Dataset folders of the real images that the generator learnt from, one or more."""
+    holdout: Annotated[tuple[Path, ...], arg(metavar="FOLDER...")]
+    """Dataset folders of real images of patients whom the generator never saw, one or more."""
     out: Annotated[Path, arg(metavar="FOLDER")] = Path("audit")
     """Folder for audit.json, and for the quarantine."""
     segmenter: Annotated[Path | None, arg(metavar="RUN")] = None
@@ -84,7 +86,7 @@ class Audit(Generic[S]):
         """Return the type with the settings of the stage."""
         from fundusforge.audit.stage import AuditConfig
 
-        hidden = without(AuditConfig, synthetic=Path(), train=Path(), holdout=Path(), out=Path())
+        hidden = without(AuditConfig, synthetic=Path(), train=(Path(),), holdout=(Path(),), out=Path())
         missing = tyro.MISSING
         return Audit[hidden], Audit(folder=missing, train=missing, holdout=missing, settings=hidden())
 
@@ -99,7 +101,7 @@ class Audit(Generic[S]):
             self.settings, AuditConfig, synthetic=self.folder, train=self.train, holdout=self.holdout,
             out=self.out,
         )  # fmt: skip
-        folders = (self.folder, self.train, self.holdout)
+        folders = (self.folder, *self.train, *self.holdout)
         vectors = extractor(self.extractor, self.extractor_weights, device=self.device, seed=config.seed)
         cache = self.cache or default_cache()
         result = audit(

@@ -42,10 +42,11 @@ class Release:
     """Runs or files of weights that painted the images; the embedded ones are known."""
     results: Annotated[Path | None, arg(metavar="RESULTS")] = None
     """results.json of this folder, or the folder that holds it: figures for the cards."""
-    train: Annotated[Path | None, arg(metavar="FOLDER")] = None
-    """Folder of the training images, if it has moved since the audit, or to make a missing audit."""
-    holdout: Annotated[Path | None, arg(metavar="FOLDER")] = None
-    """Folder of real images of other patients, to make a missing audit."""
+    train: Annotated[tuple[Path, ...], arg(metavar="FOLDER...")] = ()
+    """Folders of the training images, all of them, if one has moved since the audit, or to make a missing
+    audit."""
+    holdout: Annotated[tuple[Path, ...], arg(metavar="FOLDER...")] = ()
+    """Folders of real images of other patients, to make a missing audit."""
     at_most: Level = "unknown"
     """Strictest terms that the release may inherit."""
     tolerance: float = 0.05
@@ -87,7 +88,7 @@ class Release:
         from fundusforge.config import to_json
 
         file = audit if audit.suffix == ".json" else audit / "audit.json"
-        if not file.exists() and self.train is not None and self.holdout is not None:
+        if not file.exists() and self.train and self.holdout:
             self._audit(folder, file.parent)
         config = ReleaseConfig(
             synthetic=folder, audit=audit, out=out, models=self.models, train=self.train,
@@ -109,14 +110,13 @@ class Release:
         from fundusforge.evaluate.extractors import has_retina, load_extractor
         from fundusforge.evaluate.features import default_cache
 
-        assert self.train is not None and self.holdout is not None
         tell = None if self.quiet else say
         extractor = load_extractor("retina", device=self.device) if has_retina() else None
         options: dict[str, Any] = {"extractor": extractor, "cache": default_cache(), "progress": tell}
         generator = self.models[0] if len(self.models) == 1 else None
         audit(
             AuditConfig(synthetic=folder, train=self.train, holdout=self.holdout, out=out, seed=self.seed),
-            judge=quick_judge(None, folders=(folder, self.train, self.holdout), device=self.device),
+            judge=quick_judge(None, folders=(folder, *self.train, *self.holdout), device=self.device),
             further=lambda sets: infer(
                 splits_of(sets, seed=self.seed), generator=generator, device=self.device, **options
             ),
