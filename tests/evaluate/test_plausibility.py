@@ -12,8 +12,8 @@ from fundusforge.evaluate.plausibility import usual, violations
 PLAIN = Anatomy(
     vessel_fraction=0.1, calibre=6.0, arc_over_chord=1.05, curvature=4.0, bifurcations=6.0,
     fractal_dimension=1.5, broken_vessels=1, orphan_share=0.01, across_disc=0, disc_found=True,
-    disc_diameter=0.15, fovea_found=True, fovea_confidence=0.8, fovea_distance=2.5, fovea_drop=5.0,
-    snr_kim=25.0, snr_usual=25.0,
+    disc_diameter=0.15, disc_offset=0.1, fovea_found=True, fovea_confidence=0.8, fovea_distance=2.5,
+    fovea_drop=5.0, snr_kim=25.0, snr_usual=25.0,
 )  # fmt: skip
 REAL = [replace(PLAIN, vessel_fraction=value) for value in (0.08, 0.09, 0.1, 0.11, 0.12)]
 
@@ -41,6 +41,13 @@ def test_words() -> None:
         "1 vessels across the disc",
     )
     assert violations(replace(PLAIN, vessel_fraction=0.2), limits) == ("too much vessel: 20.0%",)
+
+
+def test_a_disc_must_lie_where_it_was_painted() -> None:
+    assert violations(replace(PLAIN, disc_offset=0.5), {}) == ()
+    assert violations(replace(PLAIN, disc_offset=None), {}) == ()
+    astray = violations(replace(PLAIN, disc_offset=2.34), {})
+    assert astray == ("optic disc astray: 2.3 disc diameters from the mask's",)
 
 
 def test_a_low_count_is_no_fault() -> None:

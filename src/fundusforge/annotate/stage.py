@@ -14,11 +14,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-import cv2
 import numpy as np
 
 from fundusforge import __version__
-from fundusforge.annotate.vessels import Probability, Segmenter, detect_field, patient_digest
+from fundusforge.annotate.shapes import SINGLE, plausible, to_mask
+from fundusforge.annotate.vessels import Segmenter, detect_field, patient_digest
 from fundusforge.images import Grey, Image, read_image, read_mask, write_image
 from fundusforge.records import (
     METADATA,
@@ -34,11 +34,6 @@ REJECTED = "rejected.jsonl"
 NOTE = "annotation.json"
 """Which model predicted what; begun runs go on only with the same."""
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm"})
-SINGLE = frozenset({"disc", "cup", "fovea"})
-"""Structures of which an eye has one: the convex hull of the largest connected part is kept."""
-PLAUSIBLE = {"disc": (0.005, 0.08)}
-"""Share of the field of view that a structure covers in any camera of 30 to 60 degrees. A disc of 1.5 to 1.9
-mm covers 1 to 5 %; what lies outside these wider bounds is reported as not found, not guessed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,12 +169,9 @@ def _annotate_one(
 
 def _plausible(name: str, out: Path, record: Record, key: str) -> bool:
     """Whether a predicted structure covers as much of the field of view as it may."""
-    if name not in PLAUSIBLE or record.field_of_view is None:
+    if record.field_of_view is None:
         return True
-    low, high = PLAUSIBLE[name]
-    inside = np.count_nonzero(read_mask(out / record.field_of_view))
-    found = np.count_nonzero(read_mask(out / f"{name}/{key}.png"))
-    return bool(low * inside <= found <= high * inside)
+    return plausible(name, read_mask(out / f"{name}/{key}.png"), read_mask(out / record.field_of_view))
 
 
 def key_of(image: str) -> str:
@@ -187,21 +179,6 @@ def key_of(image: str) -> str:
     pure = PurePosixPath(image)
     parts = pure.parts[1:] if len(pure.parts) > 1 and pure.parts[0] == "images" else pure.parts
     return PurePosixPath(*parts).with_suffix("").as_posix()
-
-
-def to_mask(probability: Probability, threshold: float, *, single: bool = False) -> Grey:
-    """Return (H, W) uint8, 255 where the probability reaches the threshold.
-
-    If `single`, only the convex hull of the largest connected part: vessels that cross a disc must not
-    cut it.
-    """
-    mask = np.where(probability >= threshold, 255, 0).astype(np.uint8)
-    if single and mask.any():
-        parts, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        hull = cv2.convexHull(max(parts, key=cv2.contourArea))
-        mask = np.zeros_like(mask)
-        cv2.drawContours(mask, [hull], 0, 255, cv2.FILLED)
-    return mask
 
 
 def _copied(record: Record, source: Path, out: Path, pixels: Image | None, *, leave: Sequence[str]) -> Record:

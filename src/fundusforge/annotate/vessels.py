@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -52,18 +52,21 @@ class Segmenter:
     """Digests (see `patient_digest`) of the patients it was trained on."""
 
     @classmethod
-    def load(cls, path: Path | None = None, *, device: str = "auto") -> Segmenter:
+    def load(
+        cls, path: Path | None = None, *, masks: Sequence[str] = ("vessels",), device: str = "auto"
+    ) -> Segmenter:
         """Load a segmenter.
 
         Args:
-            path: A run folder or a file of weights; the embedded vessel segmenter if None.
+            path: A run folder or a file of weights; the embedded segmenter of `masks` if None.
+            masks: Structures that an embedded segmenter must know.
             device: `auto` (a GPU where there is one), `cpu`, `cuda`, ...
 
         Raises:
             CheckpointError, ConfigError: Missing, truncated or foreign weights, or another family's.
-            DatasetError: No embedded weights in this installation.
+            DatasetError: No embedded weights for these masks in this installation.
         """
-        file = model_file(Path(path)) if path is not None else weights.default("unet")
+        file = model_file(Path(path)) if path is not None else weights.default("unet", masks=masks)
         tensors, metadata = load_model(file, kind="unet")
         config = from_json(UNetConfig, metadata["config"], where=str(file))
         # The encoder's weights come from the file; nothing is downloaded to load a model.

@@ -1,9 +1,10 @@
 """Which anatomical rules an image breaks, in words: what a human looks at first.
 
-Two rules hold for any photograph of a fundus: there is a disc, and there is a fovea where its place is in
-view. For the others no constant of nature is known, and the segmenter that reads the vessels adds errors of
-its own. So the real images set them, read in the same way: a value is unusual beyond the fences of Tukey
-(Exploratory Data Analysis, 1977), one and a half times the interquartile range outside the quartiles.
+Three rules hold for any photograph of a fundus: there is a disc, its centre lies inside the disc that was
+painted (where there is a mask of that, and a segmenter found the other), and there is a fovea where its place
+is in view. For the others no constant of nature is known, and the segmenter that reads the vessels adds
+errors of its own. So the real images set them, read in the same way: a value is unusual beyond the fences of
+Tukey (Exploratory Data Analysis, 1977), one and a half times the interquartile range outside the quartiles.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ Limits = Mapping[str, tuple[float, float]]
 """Usual range of measures of `Anatomy`, by name."""
 _FEWEST = 4
 """Real images below which nothing is called usual."""
+ASTRAY = 0.5
+"""Distance in disc diameters from which the centre of a disc lies outside the disc that was painted."""
 _WORDS = {
     "vessel_fraction": ("too little vessel: {:.1%} of the field of view", "too much vessel: {:.1%}"),
     "broken_vessels": ("", "{:.0f} broken vessels"),
@@ -67,6 +70,8 @@ def violations(anatomy: Anatomy, limits: Limits) -> tuple[str, ...]:
     found: list[str] = []
     if anatomy.disc_found is False:
         found.append("no optic disc")
+    if anatomy.disc_offset is not None and anatomy.disc_offset > ASTRAY:
+        found.append(f"optic disc astray: {anatomy.disc_offset:.1f} disc diameters from the mask's")
     if anatomy.fovea_found is False:
         found.append("no fovea where it should be")
     for name, (below, above) in _WORDS.items():

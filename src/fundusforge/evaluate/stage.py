@@ -142,6 +142,8 @@ def evaluate(
         mask: _judged(one, agreement.check_judge(one, generator_patients))
         for mask, one in (judges or {}).items()
     }
+    unproven = [mask for mask, one in further.items() if one.shared_with_generator == "unknown"]
+    unproven = ["vessels", *unproven] if judge and shared == "unknown" else unproven
     evidence = Evidence(
         synthetic=synthetic, real=real, judge=judge, judges=judges or {}, size=config.size,
         margin=config.margin, reference=config.reference, seed=config.seed, draws=config.draws,
@@ -156,7 +158,7 @@ def evaluate(
         judge=_judged(judge, shared) if judge else None,
         judges=further,
         figures=tuple(found),
-        warnings=_warnings(synthetic, real, judge, shared, generator_patients),
+        warnings=_warnings(synthetic, real, unproven, generator_patients),
         settings=_settings(config),
         command=command or _command(config),
         version=__version__,
@@ -208,7 +210,7 @@ def _judged(judge: Judge, shared: Literal["none", "unknown"]) -> JudgeSummary:
 
 
 def _warnings(
-    synthetic: ImageSet, real: ImageSet, judge: Judge | None, shared: str, generator: Collection[str] | None
+    synthetic: ImageSet, real: ImageSet, unproven: Sequence[str], generator: Collection[str] | None
 ) -> tuple[str, ...]:
     found: list[str] = []
     records = synthetic.records
@@ -224,10 +226,10 @@ def _warnings(
     for images, what in ((synthetic, "synthetic"), (real, "real")):
         if (patients := len(set(images.patients))) < _FEW:
             found.append(f"The {what} set is small ({len(images)} images of {patients} patients).")
-    if judge is not None and shared == "unknown":
+    if unproven:
         found.append(
-            "It is unknown whether the segmenter shares training patients with the generator; if it does, "
-            "agreement is overstated."
+            f"It is unknown whether the segmenter of {' and of '.join(unproven)} shares training patients "
+            "with the generator; if it does, agreement is overstated."
         )
     if generator is not None and (seen := {r.patient for r in real.records} & frozenset(generator)):
         found.append(f"{len(seen)} real patients compared with were in the generator's training set.")

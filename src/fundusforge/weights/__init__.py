@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,16 +90,18 @@ def name_of(path: Path) -> str:
     return f"{path.stem if own else path.resolve().parent.name}-{sha256(path)[:12]}"
 
 
-def default(family: str, *, mask: str = "vessels", folder: Path = FOLDER) -> Path:
-    """Return the embedded weights of a family that know a mask; the first by name if there are several.
+def default(family: str, *, masks: Sequence[str] = ("vessels",), folder: Path = FOLDER) -> Path:
+    """Return the embedded weights of a family that know all of these masks; the first by name of several.
 
     Raises:
         DatasetError: There are none.
     """
     for path in sorted(folder.glob("*.safetensors")):
         metadata = read_metadata(path)
-        if metadata.get("kind") == family and mask in json.loads(metadata["config"]).get("masks", ()):
+        known = json.loads(metadata.get("config", "{}")).get("masks", ())
+        if metadata.get("kind") == family and set(masks) <= set(known):
             return path
     raise DatasetError(
-        f"no embedded {family} model for {mask} in this installation; name a run or a file of weights"
+        f"no embedded {family} model for {' and '.join(masks)} in this installation; name a run or a file "
+        "of weights"
     )

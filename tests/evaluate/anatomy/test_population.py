@@ -83,7 +83,10 @@ def test_every_measure_is_a_figure(results: tuple[Results, Results]) -> None:
     whole = results[0]
     names = [*(name for _, name, *_ in MEASURES), "anatomy_violations"]
     assert [figure.name for figure in whole.figures if not figure.name.endswith("_d")] == names
+    assert "needs a segmenter of the disc" in whole.figure("disc_offset").reason
     for name in names:
+        if name == "disc_offset":
+            continue
         figure = whole.figure(name)
         assert figure.value is not None, name
         assert figure.real is not None, name
@@ -155,6 +158,35 @@ def test_judges_read_both_sets(folders: dict[str, Path], tmp_path: Path) -> None
     assert found.figure("vessels_broken").extractor == (
         "vessels: vessels reader, both sets; disc: disc reader, both sets"
     )
+
+
+def test_a_disc_that_is_gone_or_astray_is_noticed(folders: dict[str, Path], tmp_path: Path) -> None:
+    """The judge gives back the masks, but for three images: no disc, a speck, and a disc 50 pixels lower."""
+    known = {}
+    for name in ("whole", "real"):
+        for record in read_folder(folders[name]):
+            path = folders[name] / record.image
+            known[read_image(path).tobytes()] = path.name, read_mask(folders[name] / "disc" / path.name)
+
+    def segment(image: np.ndarray, field_of_view: np.ndarray | None) -> np.ndarray:
+        name, disc = known[image.tobytes()]
+        found = np.zeros(disc.shape, np.float32)
+        if name == "21.png":
+            found[100:103, 100:103] = 1
+        elif name == "22.png":
+            found = (np.roll(disc, 50, axis=0) / 255).astype(np.float32)
+        elif name != "20.png":
+            found = (disc / 255).astype(np.float32)
+        return found
+
+    found = judged(folders, "whole", tmp_path, disc=Judge(name="d", segment=segment, threshold=0.5))
+    assert found.figure("disc_found").value == 0.5 and found.figure("disc_found").real == 1
+    offset = found.figure("disc_offset")
+    assert offset.n == 2 and offset.value > 0.5 and offset.real == pytest.approx(0, abs=0.02)
+    broken = {Path(each.image).name: each.violations for each in (*found.atlas.least, *found.atlas.most)}
+    assert "no optic disc" in broken["20.png"] and "no optic disc" in broken["21.png"]
+    assert any("astray" in words for words in broken["22.png"])
+    assert not any("disc" in words and "across" not in words for words in broken["23.png"])
 
 
 def test_without_masks_and_judge_says_so(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -41,6 +41,8 @@ class Anatomy:
     """None if there is neither a mask of the disc nor a segmenter that looks for it."""
     disc_diameter: float | None
     """In diameters of the field of view."""
+    disc_offset: float | None
+    """From the centre of the disc that was painted to that of the disc found, in diameters of the former."""
     fovea_found: bool | None
     """None without a disc, or if the place where a fovea is expected is not in view."""
     fovea_confidence: float | None
@@ -56,7 +58,8 @@ class Anatomy:
 
 def measure(
     image: NDArray[np.uint8], vessels: NDArray[Any], *, disc: NDArray[Any] | None = None,
-    field_of_view: NDArray[Any] | None = None, eye: Eye | None = None,
+    painted_disc: NDArray[Any] | None = None, field_of_view: NDArray[Any] | None = None,
+    eye: Eye | None = None,
 ) -> Anatomy:  # fmt: skip
     """Measure one image.
 
@@ -64,6 +67,7 @@ def measure(
         image: (H, W, 3) uint8 RGB.
         vessels: (H, W), vessel where not 0.
         disc: (H, W), disc where not 0 (an empty one means that none was found); None if nobody looked.
+        painted_disc: (H, W), where a mask says that the disc is, if `disc` is what somebody found without it.
         field_of_view: (H, W), inside where not 0; None for the whole image.
         eye: Where temporal is, for the fovea; None looks on both sides.
 
@@ -71,7 +75,7 @@ def measure(
         ValueError: Other shapes or an empty field of view.
     """
     inside = np.ones(image.shape[:2], bool) if field_of_view is None else field_of_view != 0
-    shapes = [mask.shape for mask in (vessels, inside, disc) if mask is not None]
+    shapes = [mask.shape for mask in (vessels, inside, disc, painted_disc) if mask is not None]
     if any(shape != image.shape[:2] for shape in shapes) or not inside.any():
         raise ValueError(
             f"expected masks of {image.shape[:2]} like the image and a field of view that is not empty, "
@@ -91,10 +95,16 @@ def measure(
         across_disc=None if place is None else across_disc(graph, place),
         disc_found=None if disc is None else place is not None,
         disc_diameter=None if place is None else place.diameter / diameter,
+        disc_offset=_offset(place, None if painted_disc is None else find_disc(painted_disc)),
         **_of_vessels(graph, diameter),
         **_of_fovea(image, drawn, place, inside, eye),
         **_of_noise(image, drawn, graph, place, inside),
     )
+
+
+def _offset(found: Disc | None, painted: Disc | None) -> float | None:
+    """Return how far a disc lies from where it was painted, in diameters of that; None without both."""
+    return math.dist(found.centre, painted.centre) / painted.diameter if found and painted else None
 
 
 def _of_vessels(graph: Graph, diameter: float) -> dict[str, Any]:

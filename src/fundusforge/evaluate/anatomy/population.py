@@ -10,18 +10,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fundusforge.annotate.shapes import largest_part, plausible
 from fundusforge.evaluate.anatomy.measure import Anatomy, measure
 from fundusforge.evaluate.anatomy.snr import ZONES
 from fundusforge.evaluate.comparison import Quantity, Values, compare
 from fundusforge.evaluate.evidence import Evidence, ImageSet
 from fundusforge.evaluate.figures import Better, Figure
 from fundusforge.evaluate.plausibility import usual, violations
+from fundusforge.images import Grey
 
 _FIELD = "of the field's diameter"
 _SNR = (
     "20 log10(mean intensity across the vessel / standard deviation of five pixels beyond each wall), green "
     "channel, five points a vessel. Compare sets of one size and compression only."
 )
+_OFFSET = "Where a segmenter found the disc, and the mask that made the image says where it should be."
 _FOVEA = "Told from darkness alone: bright lesions hide a fovea, and dark ones feign it."
 
 MEASURES: tuple[tuple[str, str, str, str, Better, str], ...] = (
@@ -38,6 +41,8 @@ MEASURES: tuple[tuple[str, str, str, str, Better, str], ...] = (
     ("across_disc", "vessels_across_disc", "Vessels across the disc", "an image", "lower", ""),
     ("disc_found", "disc_found", "Images with an optic disc", "of images", "higher", ""),
     ("disc_diameter", "disc_diameter", "Diameter of the optic disc", _FIELD, "none", ""),
+    ("disc_offset", "disc_offset", "From the painted disc to the disc found", "disc diameters", "lower",
+     _OFFSET),
     ("fovea_found", "fovea_found", "Images with a fovea where it should be", "of images", "higher", _FOVEA),
     ("fovea_distance", "fovea_distance", "From the disc to the fovea", "disc diameters", "none", ""),
     ("fovea_drop", "fovea_drop", "Fovea below the disc", "degrees", "none", ""),
@@ -85,7 +90,7 @@ def anatomies(evidence: Evidence, images: ImageSet) -> list[Anatomy]:
     """Return the anatomy of every image of a set; an image is measured once.
 
     Vessels are read by the judge, or taken from the masks if there is none; so is the disc, whose mask may
-    be of any origin.
+    be of any origin where no judge reads it.
 
     Raises:
         ValueError: There is no judge and an image has no vessel mask.
@@ -102,18 +107,30 @@ def _measured(evidence: Evidence, images: ImageSet, index: int) -> Anatomy:
     record = images.records[index]
     if evidence.judge is None and "vessels" not in record.masks:
         raise ValueError(f"{record.image} has no vessel mask, and no segmenter was given")
-    disc = None
-    if evidence.judge_of("disc"):
-        disc = evidence.predicted_mask(images, index, "disc")
-    elif "disc" in record.masks:
-        disc = images.mask(index, "disc")
+    disc, painted = _discs(evidence, images, index)
     return measure(
         images.image(index),
         evidence.predicted_mask(images, index) if evidence.judge else images.mask(index, "vessels"),
         disc=disc,
+        painted_disc=painted,
         field_of_view=images.field_of_view(index),
         eye=record.eye,
     )
+
+
+def _discs(evidence: Evidence, images: ImageSet, index: int) -> tuple[Grey | None, Grey | None]:
+    """Return the disc that the anatomy goes by and, if a segmenter found it, the one that was painted.
+
+    Of what the segmenter finds, the largest part counts, if an optic disc can be that small or large; else
+    the image has no disc. A mask that a model predicted does not say what was painted.
+    """
+    mask = images.records[index].masks.get("disc")
+    if evidence.judge_of("disc") is None:
+        return (images.mask(index, "disc") if mask else None), None
+    found = largest_part(evidence.predicted_mask(images, index, "disc"))
+    if not plausible("disc", found, images.field_of_view(index)):
+        found = np.zeros_like(found)
+    return found, images.mask(index, "disc") if mask and mask.origin != "predicted" else None
 
 
 def _values(images: ImageSet, values: Sequence[float | None]) -> Values:
@@ -139,6 +156,8 @@ def _reason(attribute: str, images: int) -> str:
     """Say why no synthetic image has a value."""
     if not images:
         return "it needs a segmenter, or vessel masks"
+    if attribute == "disc_offset":
+        return "it needs a segmenter of the disc, and the mask that made the image"
     if attribute.startswith(("disc", "fovea", "across", "snr")):
         return "no disc: it needs disc masks or a segmenter of the disc, and vessels or a fovea about it"
     return "no vessels, or none long enough"

@@ -1,0 +1,51 @@
+"""What a structure of the eye may look like, whoever finds it: one part, of a size that an eye can have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fundusforge.images import Grey
+
+SINGLE = frozenset({"disc", "cup", "fovea"})
+"""Structures of which an eye has one: the convex hull of the largest connected part is kept."""
+PLAUSIBLE = {"disc": (0.005, 0.08)}
+"""Share of the field of view that a structure covers in any camera of 30 to 60 degrees. A disc of 1.5 to 1.9
+mm covers 1 to 5 %; what lies outside these wider bounds is reported as not found, not guessed."""
+
+
+def to_mask(probability: NDArray[np.float32], threshold: float, *, single: bool = False) -> Grey:
+    """Return (H, W) uint8, 255 where the probability reaches the threshold.
+
+    If `single`, only the convex hull of the largest connected part: vessels that cross a disc must not
+    cut it.
+    """
+    mask = np.where(probability >= threshold, 255, 0).astype(np.uint8)
+    return largest_part(mask) if single else mask
+
+
+def largest_part(mask: Grey) -> Grey:
+    """Return the convex hull of the largest connected part of a mask (H, W), as 0 and 255."""
+    hulls = np.zeros_like(mask)
+    parts = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+    if parts:
+        cv2.drawContours(hulls, [cv2.convexHull(max(parts, key=cv2.contourArea))], 0, 255, cv2.FILLED)
+    return hulls
+
+
+def plausible(name: str, mask: NDArray[Any], field_of_view: NDArray[Any] | None) -> bool:
+    """Return whether a structure covers as much of the field of view as it may; True if nobody knows.
+
+    Args:
+        name: Of the structure.
+        mask: (H, W), structure where not 0.
+        field_of_view: (H, W), inside where not 0; None for the whole picture.
+    """
+    if name not in PLAUSIBLE:
+        return True
+    low, high = PLAUSIBLE[name]
+    inside = mask.size if field_of_view is None else np.count_nonzero(field_of_view)
+    return bool(low * inside <= np.count_nonzero(mask) <= high * inside)
