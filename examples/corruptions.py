@@ -2,8 +2,8 @@
 
 Each takes a `Photograph`, a strength from 1 to 4 and a NumPy generator, and returns a picture of the same
 shape, black outside the field of view. None of this code is used in training; the kinds under `SEEN` have a
-relative there that is made in another way (`fundusforge.models.selfsupervised.damaged`), those under `UNSEEN`
-have none.
+relative there that is made in another way (`fundusforge.models.damages`), those under `UNSEEN` have none, and
+those under `FRESH` were not even looked at when the extractor's settings were chosen.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Corruption = Callable[[Photograph, int, np.random.Generator], np.ndarray]
 
 def corrupt(kind: str, photograph: Photograph, strength: int, rng: np.random.Generator) -> Image:
     """Return the corrupted picture (H, W, 3) uint8."""
-    picture = (SEEN | UNSEEN | HARMLESS)[kind](photograph, strength, rng)
+    picture = (SEEN | UNSEEN | FRESH | HARMLESS)[kind](photograph, strength, rng)
     picture = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
     return picture if kind in HARMLESS else picture * (photograph.field > 0)[..., None]
 
@@ -151,6 +151,41 @@ def shuffled_patches(p: Photograph, strength: int, rng: np.random.Generator) -> 
     return picture
 
 
+# ---- kinds that no choice was made on ----------------------------------------------------------------------
+
+
+def posterisation(p: Photograph, strength: int, rng: np.random.Generator) -> np.ndarray:
+    """Only every 6th, 12th, 24th or 48th value of each channel."""
+    step = 6 * 2 ** (strength - 1)
+    return np.rint(p.image / step) * step
+
+
+def double_exposure(p: Photograph, strength: int, rng: np.random.Generator) -> np.ndarray:
+    """The picture again, 6 to 12 pixels aside, shining through with 6 to 48 %."""
+    angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(6, 12)
+    move = np.array([[1, 0, distance * np.cos(angle)], [0, 1, distance * np.sin(angle)]])
+    height, width = p.field.shape
+    ghost = cv2.warpAffine(p.image, move, (width, height), borderMode=cv2.BORDER_REFLECT)
+    share = 0.03 * 2.0**strength
+    return (1 - share) * p.image + share * ghost
+
+
+def lash_shadow(p: Photograph, strength: int, rng: np.random.Generator) -> np.ndarray:
+    """Two to eight soft dark streaks from the upper rim down, as eyelashes throw them."""
+    height, width = p.field.shape
+    shade = np.zeros(p.field.shape, np.float32)
+    for _ in range(2 * strength):
+        top = (int(width * rng.uniform(0.2, 0.8)), 0)
+        foot = (int(top[0] + width * rng.uniform(-0.1, 0.1)), int(height * rng.uniform(0.2, 0.45)))
+        cv2.line(shade, top, foot, 1.0, max(2, width // 64))
+    return p.image * (1 - 0.5 * cv2.GaussianBlur(shade, (0, 0), width / 128)[..., None])
+
+
+def tone(p: Photograph, strength: int, rng: np.random.Generator) -> np.ndarray:
+    """A curve of tones: gamma 1.1 to 1.4."""
+    return 255 * (p.image / 255.0) ** (1 + 0.1 * strength)
+
+
 def mirror(p: Photograph, strength: int, rng: np.random.Generator) -> np.ndarray:
     """The fellow eye, so to say: nothing is wrong with it."""
     return p.image[:, ::-1]
@@ -171,6 +206,12 @@ UNSEEN: dict[str, Corruption] = {
     "duplicate_discs": duplicate_discs,
     "pixelation": pixelation,
     "shuffled_patches": shuffled_patches,
+}
+FRESH: dict[str, Corruption] = {
+    "posterisation": posterisation,
+    "double_exposure": double_exposure,
+    "lash_shadow": lash_shadow,
+    "tone": tone,
 }
 HARMLESS: dict[str, Corruption] = {"mirror": mirror}
 

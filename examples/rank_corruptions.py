@@ -1,14 +1,17 @@
 """Do features rank known corruptions? Distances of corrupted photographs to clean ones, at rising strengths.
 
-    python examples/rank_corruptions.py data/idrid-grading data/hrf512 --fit data/idrid-grading
+    python examples/rank_corruptions.py data/idrid-grading --weights embedded --fit data/chase512 data/hrf512
 
 Photographs of split `test` (of `val` where a folder has no such) are split at random into halves, by
 patient. One half, corrupted, is compared with the other, clean one, for five strengths (0 is clean: the
 floor) and each time with new halves, as two generators are compared by images of different patients. A kind
 is ranked well if the distance rises with the strength (Spearman's rho of the five), and found if its median
-distance lies above the 97.5th percentile of the floor. The extractor stands beside random networks
-of the same architecture (their batch statistics fitted to clean photographs), the photographs themselves at
-16 px, and their colour codes.
+distance lies above the 97.5th percentile of the floor. The extractor (`retina`) stands beside
+
+- `random`: networks of the same architecture with random weights (their batch statistics fitted to clean
+  photographs), the mean answers of the last level, as such controls are usually made;
+- `random_fitted`: the same networks with features fitted to damage exactly as the extractor's are;
+- the photographs themselves at 16 px (`pixels`), and their colour codes (`colours`).
 
 Vessels are those that people drew where a record has them, else those the embedded segmenter finds. Prints
 JSON lines as `docs/results/figures.jsonl` keeps them: mean rho over kinds of the Frechet distance, with a
@@ -32,20 +35,23 @@ import torch
 import tyro
 from tyro.conf import Positional
 
-from corruptions import HARMLESS, SEEN, STRENGTHS, UNSEEN, Photograph, corrupt
+from corruptions import FRESH, HARMLESS, SEEN, STRENGTHS, UNSEEN, Photograph, corrupt
+from fundusforge import weights as embedded
 from fundusforge.annotate.vessels import Segmenter, detect_field
 from fundusforge.config import from_json
+from fundusforge.evaluate.extractors import RETINA
 from fundusforge.evaluate.frechet import frechet_distance
 from fundusforge.evaluate.kernel import kernel_distance
 from fundusforge.evaluate.statistics import bootstrap
 from fundusforge.images import Image, colour_code, read_image, read_mask, resize
-from fundusforge.models.selfsupervised import Encoder, SelfSupervisedConfig
+from fundusforge.models.selfsupervised import Encoder, SelfSupervisedConfig, fit_features
 from fundusforge.records import Record, Split, check_splits, read_folder
 from fundusforge.training.checkpoint import fill, load_model, model_file
 
 Features = np.ndarray
 """(N, D) one row per photograph."""
-Extractor = Callable[[Sequence[Image]], Features]
+Extractor = Callable[[Sequence[Image]], dict[str, Features]]
+"""Features of pictures of one size, by the name of the family."""
 Table = dict[tuple[str, int], Features]
 """Features by kind and strength; those of the clean photographs under ("clean", 0)."""
 COLLAPSE = "mode_collapse"
@@ -60,13 +66,18 @@ class Rank:
     """Dataset folders of patients whom the extractor never saw."""
     splits: tuple[Split, ...] = ()
     """Splits to take from them; by default `test`, or `val` in a folder without it."""
-    weights: Path = Path("runs/retina")
-    """Run or weights of the extractor."""
-    fit: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Dataset folder to whose split `train` the random networks' batch statistics are fitted; else to the
-    photographs themselves."""
-    random: int = 3
+    limit: int | None = None
+    """Most photographs of each folder, evenly spread; all by default."""
+    weights: Path = Path("embedded")
+    """Run or weights of the extractor; `embedded` for those that ship."""
+    fit: tuple[Path, ...] = ()
+    """Dataset folders to whose split `train` random networks are fitted; by default, the photographs."""
+    fitted: int = 600
+    """Most photographs to fit to, evenly spread."""
+    random: int = 2
     """Random networks."""
+    suffix: str = ""
+    """Ends the names of the figures."""
     halves: int = 100
     """Random halves for the figures; a twentieth of them in each draw of the bootstrap."""
     draws: int = 100
@@ -103,7 +114,7 @@ def photographs(rows: Sequence[tuple[Path, Record]]) -> list[Photograph]:
 
 def load_encoder(path: Path) -> Encoder:
     """Read an encoder from a run or a file of weights."""
-    file = model_file(path)
+    file = embedded.FOLDER / f"{RETINA}.safetensors" if path == Path("embedded") else model_file(path)
     tensors, metadata = load_model(file, kind="selfsupervised")
     encoder = Encoder(from_json(SelfSupervisedConfig, metadata["config"], where=str(file)))
     own = {name.removeprefix("encoder."): t for name, t in tensors.items() if name.startswith("encoder.")}
@@ -113,42 +124,52 @@ def load_encoder(path: Path) -> Encoder:
 
 @torch.no_grad()
 def random_encoder(like: Encoder, clean: Sequence[Image], seed: int) -> Encoder:
-    """Return an untrained encoder whose batch statistics are those of clean photographs."""
+    """Return an untrained encoder, its batch statistics and its features fitted to clean photographs."""
     torch.manual_seed(seed)
     encoder = Encoder(like.config).train()
     for module in encoder.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # the plain mean over all batches
-    for start in range(0, len(clean) - 7, 8):
-        encoder(_tensor(clean[start : start + 8]))
-    return encoder.eval()
+    for start in range(0, min(len(clean), 64) - 7, 8):
+        encoder.maps(_tensor(clean[start : start + 8]))
+    fit_features(encoder.eval(), (_tensor([image]) for image in clean))
+    return encoder
 
 
 @torch.inference_mode()
-def encode(encoder: Encoder, images: Sequence[Image]) -> Features:
-    """Return the features of pictures of one size."""
-    return encoder(_tensor(images)).numpy().astype(np.float64)
+def trained(encoder: Encoder, images: Sequence[Image]) -> dict[str, Features]:
+    """Return the features of the extractor."""
+    return {"retina": encoder(_tensor(images)).numpy().astype(np.float64)}
+
+
+@torch.inference_mode()
+def untrained(encoder: Encoder, images: Sequence[Image]) -> dict[str, Features]:
+    """Return the mean answers of a random network's last level, and its fitted features."""
+    pictures = _tensor(images)
+    last = encoder.maps(pictures)[-1].mean((2, 3))
+    return {
+        "random": last.numpy().astype(np.float64),
+        "random_fitted": encoder(pictures).numpy().astype(np.float64),
+    }
 
 
 def _tensor(images: Sequence[Image]) -> torch.Tensor:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def pixels(images: Sequence[Image]) -> Features:
-    """Return the pictures themselves at 16 px, in [0, 1]."""
-    return np.stack([resize(image, 16).ravel() / 255.0 for image in images])
+def plain(images: Sequence[Image]) -> dict[str, Features]:
+    """Return the pictures themselves at 16 px, in [0, 1], and their colour codes."""
+    return {
+        "pixels": np.stack([resize(image, 16).ravel() / 255.0 for image in images]),
+        "colours": np.stack([colour_code(image).astype(np.float64) for image in images]),
+    }
 
 
-def colours(images: Sequence[Image]) -> Features:
-    """Return the colour codes of the pictures."""
-    return np.stack([colour_code(image).astype(np.float64) for image in images])
-
-
-def tables(shown: Sequence[Photograph], extractors: Mapping[str, Extractor], seed: int) -> dict[str, Table]:
-    """Return every extractor's features of the photographs, clean and corrupted."""
-    levels = [(kind, strength) for kind in SEEN | UNSEEN for strength in STRENGTHS]
+def tables(shown: Sequence[Photograph], extractors: Sequence[Extractor], seed: int) -> dict[str, list[Table]]:
+    """Return features of the photographs, clean and corrupted: by family, a table for each extractor."""
+    levels = [(kind, strength) for kind in SEEN | UNSEEN | FRESH for strength in STRENGTHS]
     levels += [("clean", 0), *((kind, 1) for kind in HARMLESS)]
-    rows: dict[str, dict[tuple[str, int], list[Features]]] = {name: {} for name in extractors}
+    rows: dict[tuple[int, str], dict[tuple[str, int], list[Features]]] = {}
     for place, photograph in enumerate(shown):
         print(f"\r{place + 1} of {len(shown)} photographs", end="", file=sys.stderr, flush=True)
         pictures = [
@@ -157,13 +178,17 @@ def tables(shown: Sequence[Photograph], extractors: Mapping[str, Extractor], see
             else corrupt(kind, photograph, strength, np.random.default_rng([seed, place, strength]))
             for kind, strength in levels
         ]
-        for name, extract in extractors.items():
-            for start in range(0, len(levels), 8):
-                some = extract(pictures[start : start + 8])
-                for level, row in zip(levels[start : start + 8], some, strict=True):
-                    rows[name].setdefault(level, []).append(row)
+        for start in range(0, len(levels), 8):
+            for number, extract in enumerate(extractors):
+                for family, some in extract(pictures[start : start + 8]).items():
+                    of = rows.setdefault((number, family), {level: [] for level in levels})
+                    for level, row in zip(levels[start : start + 8], some, strict=True):
+                        of[level].append(row)
     print(file=sys.stderr)
-    return {name: {level: np.stack(found) for level, found in of.items()} for name, of in rows.items()}
+    found: dict[str, list[Table]] = {}
+    for (_, family), of in rows.items():
+        found.setdefault(family, []).append({level: np.stack(some) for level, some in of.items()})
+    return found
 
 
 # ---- distances ---------------------------------------------------------------------------------------------
@@ -275,31 +300,38 @@ def harmless_found(table: Table, patients: Sequence[str], c: Rank) -> float:
     return float(above_floor(np.array(found).swapaxes(0, 1)).mean())
 
 
+def spread(rows: Sequence[tuple[Path, Record]], count: int) -> list[tuple[Path, Record]]:
+    """Return at most `count` rows, evenly spaced over all of them."""
+    places = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
+    return [rows[place] for place in places]
+
+
 def main(c: Rank) -> None:
     """Print the figures."""
     read = [(folder, read_folder(folder)) for folder in c.folders]
     check_splits(*read)
-    rows = [(folder, record) for folder, records in read for record in held_out(records, c.splits)]
+    rows = [
+        row
+        for folder, records in read
+        for row in spread([(folder, r) for r in held_out(records, c.splits)], c.limit or len(records))
+    ]
     shown, patients = photographs(rows), [record.patient for _, record in rows]
     encoder = load_encoder(c.weights)
-    clean = [photograph.image for photograph in shown]
-    if c.fit:
-        clean = [read_image(c.fit / record.image) for record in read_folder(c.fit, splits=["train"])[:64]]
-    extractors: dict[str, Extractor] = {"retina": partial(encode, encoder)}
+    learnt = [(folder, record) for folder in c.fit for record in read_folder(folder, splits=["train"])]
+    clean = [read_image(folder / record.image) for folder, record in spread(learnt or rows, c.fitted)]
+    extractors: list[Extractor] = [partial(trained, encoder), plain]
     for number in range(c.random):
-        extractors[f"random_{number}"] = partial(encode, random_encoder(encoder, clean, c.seed + number))
-    extractors |= {"pixels": pixels, "colours": colours}
+        extractors.append(partial(untrained, random_encoder(encoder, clean, c.seed + number)))
     report(tables(shown, extractors, c.seed), patients, c)
 
 
-def report(found: Mapping[str, Table], patients: Sequence[str], c: Rank) -> None:
+def report(found: Mapping[str, Sequence[Table]], patients: Sequence[str], c: Rank) -> None:
     """Print a line for every family of extractors and group of kinds."""
-    groups = {"seen": [*SEEN, COLLAPSE], "unseen": list(UNSEEN)}
-    for family in ("retina", "random", "pixels", "colours"):
-        own = [table for name, table in found.items() if name.partition("_")[0] == family]
+    groups = {"seen": [*SEEN, COLLAPSE], "unseen": list(UNSEEN), "fresh": list(FRESH)}
+    for family, own in found.items():
         harmless = float(np.mean([harmless_found(table, patients, c) for table in own]))
         for group, kinds in groups.items():
-            row = {"name": f"{family}_ranking_{group}", **figure(own, kinds, patients, c)}
+            row = {"name": f"{family}_ranking_{group}{c.suffix}", **figure(own, kinds, patients, c)}
             row |= {"harmless_found": harmless, "command": "python " + shlex.join(sys.argv)}
             print(json.dumps(row), flush=True)
 

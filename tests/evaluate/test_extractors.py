@@ -202,7 +202,7 @@ def test_transformers_are_strict(small: nn.Module, tmp_path: Path) -> None:
 
 def test_retina_from_a_run(tmp_path: Path) -> None:
     """Weights of the family are read with their configuration; brighter pictures have other vectors."""
-    config = SelfSupervisedConfig(size=64, crop=32, widths=(8, 16))
+    config = SelfSupervisedConfig(size=64, crop=32, widths=(8, 16), levels=2, features=16)
     torch.manual_seed(0)
     path = tmp_path / "model.safetensors"
     save_model(path, config.build().nets, config_json=to_json(config, indent=None), clock=Clock())

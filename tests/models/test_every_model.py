@@ -37,7 +37,7 @@ TINY = {
     "pix2pix-logistic": Pix2PixConfig(
         size=64, widths=(4, 8, 8), discriminator_widths=(4, 8, 8), adversarial="logistic", scales=3
     ),
-    "selfsupervised": SelfSupervisedConfig(size=64, crop=32, widths=(4, 8, 8), projection=8),
+    "selfsupervised": SelfSupervisedConfig(size=64, crop=32, widths=(4, 8, 8), levels=2, features=6),
 }  # fmt: skip
 every = pytest.mark.parametrize("config", TINY.values(), ids=TINY.keys())
 
@@ -121,7 +121,7 @@ def test_every_phase_learns_with_finite_gradients(config: AnyConfig) -> None:
 @every
 def test_the_loss_of_a_fixed_batch_falls(config: AnyConfig) -> None:
     recipe = build(replace(config, lr=2e-3))
-    key = {"unet": "cross_entropy", "pix2pix": "l1", "selfsupervised": "contrast"}[config.kind]
+    key = {"unet": "cross_entropy", "pix2pix": "l1", "selfsupervised": "damage"}[config.kind]
     history = []
     for _ in range(12):
         torch.manual_seed(5)

@@ -22,7 +22,7 @@ from fundusforge.images import colour_code, read_image, read_mask, resize
 from fundusforge.models import AnyConfig, ModelConfig
 from fundusforge.models.pix2pix import Generator, Pix2PixConfig
 from fundusforge.models.recipe import Recipe
-from fundusforge.models.selfsupervised import SelfSupervisedConfig, pretext_scores
+from fundusforge.models.selfsupervised import Encoder, SelfSupervisedConfig, fit_features, pretext_scores
 from fundusforge.models.unet import Segmentation, UNetConfig
 from fundusforge.records import DatasetError, Record, check_splits, read_folder
 from fundusforge.sample.painter import Painter
@@ -36,6 +36,8 @@ JUDGED = 32
 """Images of split `val` on which a model is judged, evenly spread, so that judging stays quick."""
 CALIBRATED = 20
 """Training images on which thresholds are chosen."""
+FITTED = 600
+"""Training images to which self-supervised features are fitted, evenly spread."""
 CHANGED_BATCHES = 40
 """Batches of eight changed crops on which thresholds are chosen instead, where the configuration says so."""
 
@@ -300,8 +302,10 @@ def finish(
     judged: Sequence[Record],
     validation: Validation | None,
 ) -> dict[str, float]:
-    """Write thresholds, figures, terms and digests of the training patients into the model."""
+    """Write thresholds or fitted features, figures, terms and digests of training patients into the model."""
     facts: dict[str, Any] = {}
+    if isinstance(config, SelfSupervisedConfig):
+        fit_run(run, config, spread(learnt, FITTED))
     if isinstance(config, UNetConfig):
         segmenter = replace(Segmenter.load(run), diameter=training_diameter(config, learnt))
         segmenter = replace(segmenter, thresholds=thresholds_of(segmenter, learnt))
@@ -321,6 +325,19 @@ def finish(
         **facts,
     )
     return figures
+
+
+def fit_run(run: Path, config: SelfSupervisedConfig, records: Sequence[Record]) -> None:
+    """Fit the features of a run's encoder to photographs and write them into its model."""
+    encoder = cast(Encoder, released(run, config)["encoder"])
+    batches = Batches(Path("/"), records, config.build().view, batch=1, seed=1)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        fit_features(encoder, (batches.load(number)["image"] for number in range(len(records))))
+    file = model_file(run)
+    tensors, metadata = checkpoint.read(file)
+    fitted = {f"encoder.{name}": getattr(encoder, name) for name in ("centre", "projection")}
+    checkpoint.write(file, tensors | fitted, metadata)
 
 
 def released(run: Path, config: Pix2PixConfig | SelfSupervisedConfig) -> nn.ModuleDict:

@@ -72,7 +72,7 @@ PRESETS: dict[str, dict[str, tuple[str, AnyConfig]]] = {
     },
     "selfsupervised": {
         "retina": (
-            "256 features of 512 px photographs; about an hour on a shared core",
+            "24 features of 512 px photographs that point at damage; about an hour on a core",
             SelfSupervisedConfig(),
         ),
     },

@@ -1,17 +1,19 @@
 """Features of the retina, learnt without labels: a small encoder for distances, graders and discriminators.
 
-Instances are told apart by their views as in SimCLR (Chen et al. 2020, "A simple framework for contrastive
-learning of visual representations", eq. 1), with two differences that suit judging images:
+The pretext is to say where a photograph was damaged, how, and how strongly (`fundusforge.models.damages`).
+Crops, flips and quarter turns are the only other changes, since they keep every pixel: the usual views of
+self-supervised learning (Chen et al. 2020) are blurred and recoloured, which teaches an encoder to overlook
+just what is to be judged.
 
-- views are crops, flips and quarter turns only, which keep every pixel: nothing is blurred, recoloured or
-  interpolated, so the features have no reason to overlook it;
-- each eye enters twice, as it is and damaged (blurred, recoloured, without some of its vessels or with gaps
-  in them, with a checkerboard). The damaged one is another instance, the hardest negative of the first, and a
-  linear head on the features says what was done to it and how strongly.
+The features of a photograph summarise the answers of the finest levels: mean and spread of each channel over
+the picture, brought to the few directions in which damage moves photographs most, measured by how much
+photographs differ among themselves. These are Fisher's discriminants (1936) of damage, with the covariance
+shrunk towards a multiple of the identity (Ledoit and Wolf 2004). Without them, camera and colour, in which
+eyes differ most, drown everything else in a distance; and a distance of few numbers needs few images.
 
-An `Encoder` is one call, (N, 3, H, W) in [-1, 1] to (N, D); size and normalisation are part of it:
+An `Encoder` is one call, (N, 3, H, W) in [-1, 1] to (N, D), with size, normalisation and projection in it:
 
-    file = Path("runs/retina/model.safetensors")
+    file = weights.FOLDER / "retina-features.safetensors"
     tensors, metadata = load_model(file, kind="selfsupervised")  # fundusforge.training.checkpoint
     encoder = Encoder(from_json(SelfSupervisedConfig, metadata["config"]))
     own = {name.removeprefix("encoder."): t for name, t in tensors.items() if name.startswith("encoder.")}
@@ -21,20 +23,25 @@ An `Encoder` is one call, (N, 3, H, W) in [-1, 1] to (N, D); size and normalisat
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as transforms
 
+from fundusforge.models.damages import DAMAGES, damaged
 from fundusforge.models.recipe import Phase, View
 
-DAMAGES = ("blur", "colour", "missing_vessels", "broken_vessels", "checkerboard")
-"""What is done to the damaged instance, in the order of the head's outputs."""
 WEAKEST = 0.15
 """Least strength of a damage in training; the most is 1."""
+GRAIN = 8
+"""Side in pixels of the places at which damages are told."""
+DAMAGED_WEIGHT = 4.0
+"""How much more a damaged place counts in the loss than a clean one."""
+_DRAWN = (*DAMAGES, *(kind for kind in DAMAGES if kind.endswith("vessels")))
+"""Damages as they are drawn: those of vessels, which are the hardest to see, twice as often."""
 
 
 @dataclass(frozen=True)
@@ -47,23 +54,28 @@ class SelfSupervisedConfig:
     crop: int = 160
     """Side of the random training crops, in pixels."""
     widths: tuple[int, ...] = (16, 32, 64, 128, 256)
-    """Channels after each halving of the resolution; the last is the number of features."""
-    projection: int = 128
-    """Numbers per view in which instances are compared."""
-    temperature: float = 0.2
-    """Softness of the comparison."""
-    damage_weight: float = 1.0
-    """Weight of naming the damage against telling instances apart."""
+    """Channels after each halving of the resolution."""
+    levels: int = 3
+    """Finest levels that the features summarise; the others serve the pretext, and models started from it."""
+    features: int = 24
+    """Numbers per photograph."""
+    shrinkage: float = 0.01
+    """What is added to every variance among photographs, as a part of the mean variance."""
     lr: float = 2e-3
     """Peak learning rate of AdamW."""
     weight_decay: float = 1e-4
     """Decoupled weight decay of AdamW."""
 
     def __post_init__(self) -> None:
-        """Refuse crops larger than the image or smaller than one feature."""
+        """Refuse crops larger than the image or smaller than one answer, and more features than answers."""
         least = 2 ** len(self.widths)
         if len(self.widths) < 2 or not least <= self.crop <= self.size:
             raise ValueError(f"crop must be between {least} and size, {self.size}, not {self.crop}")
+        if not 1 <= self.levels <= len(self.widths):
+            raise ValueError(f"levels must be between 1 and {len(self.widths)}, not {self.levels}")
+        most = 2 * sum(self.widths[: self.levels])
+        if not 1 <= self.features <= most:
+            raise ValueError(f"features must be between 1 and {most}, not {self.features}")
 
     def build(self) -> SelfSupervised:
         """Return the recipe with fresh networks."""
@@ -94,77 +106,141 @@ def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 class Encoder(nn.Module):
     """Small residual network; batch statistics, since normalising each image would hide its colours."""
 
+    centre: Tensor
+    projection: Tensor
+
     def __init__(self, c: SelfSupervisedConfig) -> None:
         """Build a halving convolution per width, each but the first two followed by a residual block."""
         super().__init__()
-        self.config, self.size, self.features = c, c.size, c.widths[-1]
-        stages: list[nn.Module] = []
+        self.config, self.size, self.features = c, c.size, c.features
+        self.stages = nn.ModuleList()
         for level, (inputs, outputs) in enumerate(zip((3, *c.widths), c.widths, strict=False)):
-            stages.append(_conv(inputs, outputs, stride=2))
-            if level > 1 or level == len(c.widths) - 1:
-                stages.append(Residual(outputs))
-        self.stages = nn.Sequential(*stages)
+            layers = [_conv(inputs, outputs, stride=2)] + ([Residual(outputs)] if level > 1 else [])
+            self.stages.append(nn.Sequential(*layers))
+        length = 2 * sum(c.widths[: c.levels])
+        self.register_buffer("centre", torch.zeros(length))
+        self.register_buffer("projection", torch.eye(length, c.features))
 
     def forward(self, images: Tensor) -> Tensor:
         """Map whole images (N, 3, H, W) in [-1, 1], of any one size, to features (N, D)."""
+        return (self.summary(images) - self.centre) @ self.projection
+
+    def summary(self, images: Tensor) -> Tensor:
+        """Map whole images (N, 3, H, W) in [-1, 1] to means, then deviations, of the finest levels (N, S)."""
         if images.shape[1:2] != (3,) or images.dim() != 4:
             raise ValueError(f"expected images (N, 3, H, W), not {tuple(images.shape)}")
         if images.shape[2:] != (self.size, self.size):
             images = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
-        return self.maps(images).mean((2, 3))
+        answers = self.maps(images, levels=self.config.levels)
+        means = [level.mean((2, 3)) for level in answers]
+        return torch.cat([*means, *(level.flatten(2).std(2) for level in answers)], 1)
 
-    def maps(self, images: Tensor) -> Tensor:
-        """Map images (N, 3, H, W) in [-1, 1] to features in place (N, D, H / 2^levels, W / 2^levels)."""
-        # Black becomes 0, as the padding of the convolutions is.
-        return self.stages(images + 1.0)
+    def maps(self, images: Tensor, *, levels: int | None = None) -> list[Tensor]:
+        """Map images (N, 3, H, W) in [-1, 1] to the answers of each level, (N, width, H / 2^k, W / 2^k).
+
+        Args:
+            images: The images.
+            levels: How many, from the finest; all by default.
+        """
+        found = [images + 1.0]  # black becomes 0, as the padding of the convolutions is
+        for stage in self.stages[:levels]:
+            found.append(stage(found[-1]))
+        return found[1:]
+
+    @torch.no_grad()
+    def fit(self, clean: Tensor, harmed: Tensor, kinds: Tensor) -> None:
+        """Find the directions in which damage moves photographs most, as measured by how much they differ.
+
+        Args:
+            clean: Summaries of photographs (N, S).
+            harmed: Summaries of the same photographs, each damaged (N, S).
+            kinds: What was done to each, a number (N,); every kind weighs the same.
+
+        Raises:
+            ValueError: Fewer than two photographs.
+        """
+        if len(clean) < 2:
+            raise ValueError("features need at least two photographs to be fitted to")
+        clean, harmed = clean.double(), harmed.double()
+        spread = clean.std(0).clamp_min(1e-6)
+        values, vectors = torch.linalg.eigh(torch.cov((clean / spread).T))
+        floor = self.config.shrinkage * values.mean().clamp_min(1e-12)
+        whitening = vectors / (values.clamp_min(0) + floor).sqrt() / spread[:, None]
+        moved = (harmed - clean) @ whitening
+        scatters = [m.T @ m for m in (moved[kinds == kind] for kind in kinds.unique())]
+        scatter = torch.stack([s / s.trace().clamp_min(1e-12) for s in scatters]).mean(0)
+        strongest = torch.linalg.eigh(scatter).eigenvectors.flip(1)[:, : self.features]
+        self.centre.copy_(clean.mean(0))
+        self.projection.copy_(whitening @ strongest)
+
+
+@torch.no_grad()
+def fit_features(encoder: Encoder, batches: Iterable[Tensor]) -> None:
+    """Fit the features of an encoder in evaluation mode to whole, clean photographs, each once.
+
+    Damages are drawn by torch's own random numbers, all kinds in turn.
+
+    Args:
+        encoder: Its weights stay; its centre and projection are replaced.
+        batches: Photographs (N, 3, S, S) in [-1, 1], of the encoder's size.
+
+    Raises:
+        ValueError: Fewer than two photographs.
+    """
+    clean, harmed, kinds = [encoder.centre.new_empty(0, len(encoder.centre))], list[Tensor](), list[int]()
+    for images in batches:
+        strengths = _strengths(len(images))
+        drawn = [(len(kinds) + place) % len(DAMAGES) for place in range(len(images))]
+        kinds += drawn
+        worse = [damaged(x, DAMAGES[k], s)[0] for x, k, s in zip(images, drawn, strengths, strict=True)]
+        clean.append(encoder.summary(images))
+        harmed.append(encoder.summary(torch.stack(worse)))
+    encoder.fit(torch.cat(clean), torch.cat([*clean[:1], *harmed]), torch.tensor(kinds))
 
 
 class Head(nn.Module):
-    """What the encoder is trained with: projections to compare, and the strength of each damage."""
+    """Strength of each damage at each place, straight from the answers of all levels."""
 
-    def __init__(self, features: int, projection: int) -> None:
-        """Two layers for the comparison, one for the damage, which must be readable from the features."""
+    def __init__(self, channels: int) -> None:
+        """One linear map, so that what it reads is also in the mean answers."""
         super().__init__()
-        self.project = nn.Sequential(
-            nn.Linear(features, features), nn.ReLU(inplace=True), nn.Linear(features, projection)
-        )
-        self.damage = nn.Linear(features, len(DAMAGES))
+        self.damage = nn.Conv2d(channels, len(DAMAGES), 1)
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Map features (N, D) to unit projections (N, P) and logits of strengths (N, damages)."""
-        return F.normalize(self.project(features), dim=1), self.damage(features)
+    def forward(self, levels: list[Tensor], size: tuple[int, int]) -> Tensor:
+        """Map the levels' answers to logits of strengths (N, damages, *size)."""
+        same = [
+            F.adaptive_avg_pool2d(level, size)
+            if level.shape[2] > size[0]
+            else F.interpolate(level, size, mode="bilinear", align_corners=False)
+            for level in levels
+        ]
+        return self.damage(torch.cat(same, 1))
 
 
 class SelfSupervised:
-    """Recipe: one phase, AdamW, telling instances apart and naming their damage."""
+    """Recipe: one phase, AdamW, cross-entropy of the strength of each damage at each place."""
 
     def __init__(self, c: SelfSupervisedConfig) -> None:
         """Build networks and optimizer."""
         self.config = c
-        encoder = Encoder(c)
-        self.nets = nn.ModuleDict({"encoder": encoder, "head": Head(encoder.features, c.projection)})
+        self.nets = nn.ModuleDict({"encoder": Encoder(c), "head": Head(sum(c.widths))})
         optimizer = torch.optim.AdamW(self.nets.parameters(), c.lr, weight_decay=c.weight_decay)
         self.phases = (Phase("main", ("encoder", "head"), optimizer),)
         self.ema = ("encoder", "head")
         self.view = View(size=c.size)
 
     def losses(self, phase: str, batch: dict[str, Tensor], images: int) -> dict[str, Tensor]:
-        """Contrastive loss over views, and cross-entropy of the damages' strengths."""
-        views, strengths = instances(batch["image"], self.config.crop)
-        projections, damage = _read(self.nets, views)
-        logits = _similarities(projections) / self.config.temperature
-        naming = F.binary_cross_entropy_with_logits(damage, strengths.repeat(2, 1))
-        return {
-            "contrast": F.cross_entropy(logits, _partners(len(logits), logits.device)),
-            "damage": self.config.damage_weight * naming,
-        }
+        """Cross-entropy, in which damaged places count for more since they are few."""
+        views, strengths = pairs(batch["image"], self.config.crop)
+        logits, target = _read(self.nets, views, strengths)
+        return {"damage": F.binary_cross_entropy_with_logits(logits, target, 1 + DAMAGED_WEIGHT * target)}
 
     def preview(self, nets: nn.ModuleDict, batch: dict[str, Tensor]) -> Tensor:
-        """Images above; below, how strongly the encoder answers at each place."""
+        """Images above; below, the strongest damage that is seen at each place."""
         image = batch["image"]
-        strength = cast(Encoder, nets["encoder"]).maps(image).norm(dim=1, keepdim=True)
-        strength = strength / strength.amax((1, 2, 3), keepdim=True).clamp_min(1e-6)
-        shown = F.interpolate(strength, image.shape[2:]).expand_as(image)
+        size = (image.shape[2] // GRAIN, image.shape[3] // GRAIN)
+        strength = nets["head"](cast(Encoder, nets["encoder"]).maps(image), size).sigmoid()
+        shown = F.interpolate(strength.amax(1, keepdim=True), image.shape[2:]).expand_as(image)
         return torch.cat([image, shown * 2 - 1], 2)
 
 
@@ -178,58 +254,57 @@ def pretext_scores(nets: nn.ModuleDict, c: SelfSupervisedConfig, images: Tensor)
         images: (N, 3, S, S) in [-1, 1].
 
     Returns:
-        `retrieval`, the share of views whose nearest other view is of the same instance, and `damage_named`,
-        the share of views of damaged instances whose damage has the highest logit.
+        Per damage its `auc`: how often a damaged view is thought more damaged so than a clean one, by the
+        mean of its logits. Damages that no view happened to get are left out.
     """
-    views, strengths = instances(images, c.crop)
-    projections, damage = _read(nets, views)
-    near = _similarities(projections).argmax(1)
-    truth = strengths.repeat(2, 1)
-    damaged = truth.amax(1) > 0
-    named = damage.argmax(1)[damaged] == truth.argmax(1)[damaged]
-    found = near == _partners(len(near), near.device)
-    return {"retrieval": found.float().mean().item(), "damage_named": named.float().mean().item()}
+    views, strengths = pairs(images.repeat(len(DAMAGES), 1, 1, 1), c.crop)
+    logits, target = _read(nets, views, strengths)
+    mean, damaged_so = logits.mean((2, 3)), target.amax((2, 3)) > 0
+    clean = mean[: len(mean) // 2]
+    return {
+        f"{name}_auc": (mean[damaged_so[:, place], place][:, None] > clean[None, :, place])
+        .float()
+        .mean()
+        .item()
+        for place, name in enumerate(DAMAGES)
+        if damaged_so[:, place].any()
+    }
 
 
-def _read(nets: nn.ModuleDict, views: Tensor) -> tuple[Tensor, Tensor]:
-    """Map views (2, M, 3, H, W) to projections (2M, P) and logits of damages (2M, damages)."""
-    return nets["head"](cast(Encoder, nets["encoder"]).maps(views.flatten(0, 1)).mean((2, 3)))
+def _read(nets: nn.ModuleDict, views: Tensor, strengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits and targets (N, damages, H / GRAIN, W / GRAIN) of views and strengths of their pixels."""
+    target = F.adaptive_max_pool2d(strengths, [side // GRAIN for side in strengths.shape[2:]])
+    size = (target.shape[2], target.shape[3])
+    return nets["head"](cast(Encoder, nets["encoder"]).maps(views), size), target
 
 
-def _similarities(projections: Tensor) -> Tensor:
-    """Cosines between all views (2M, 2M), a view with itself left out."""
-    cosines = projections.float() @ projections.float().T
-    return cosines.masked_fill(torch.eye(len(cosines), dtype=torch.bool, device=cosines.device), -1e4)
+# ---- views -------------------------------------------------------------------------------------------------
 
 
-def _partners(count: int, device: torch.device) -> Tensor:
-    """The other view of each of (2M,) views, of which the second ones follow the first."""
-    return torch.arange(count, device=device).roll(count // 2)
-
-
-# ---- views and damages -------------------------------------------------------------------------------------
-
-
-def instances(images: Tensor, crop: int) -> tuple[Tensor, Tensor]:
-    """Cut two views of every image as it is and damaged, by torch's own random numbers.
+def pairs(images: Tensor, crop: int) -> tuple[Tensor, Tensor]:
+    """Cut a view of every image, as it is and damaged, by torch's own random numbers.
 
     Args:
         images: (N, 3, S, S) in [-1, 1].
         crop: Side of the views.
 
     Returns:
-        Views (2, 2N, 3, crop, crop), the damaged instances after the others, and the strengths of the damages
-        (2N, damages) in [0, 1], 0 where nothing was done.
+        Views (2N, 3, crop, crop), the damaged ones after the others, and the strength of each damage at each
+        pixel (2N, damages, crop, crop) in [0, 1].
     """
-    count = len(images)
-    pairs = [torch.stack([_cut(image, crop), _cut(image, crop)]) for image in images.repeat(2, 1, 1, 1)]
-    kinds = (torch.randperm(count) + int(torch.randint(len(DAMAGES), ()))) % len(DAMAGES)
-    amounts = WEAKEST + (1 - WEAKEST) * torch.rand(count)
-    strengths = torch.zeros(2 * count, len(DAMAGES))
-    for place, (kind, amount) in enumerate(zip(kinds.tolist(), amounts.tolist(), strict=True), count):
-        pairs[place] = damaged(pairs[place], DAMAGES[kind], amount)
-        strengths[place, kind] = amount
-    return torch.stack(pairs, 1), strengths.to(images.device)
+    views = torch.stack([_cut(image, crop) for image in images])
+    drawn = (torch.randperm(len(images)) + int(torch.randint(len(_DRAWN), ()))) % len(_DRAWN)
+    strengths = torch.zeros(2 * len(images), len(DAMAGES), crop, crop, device=images.device)
+    changed = torch.empty_like(views)
+    for place, (number, amount) in enumerate(zip(drawn.tolist(), _strengths(len(images)), strict=True)):
+        kind = _DRAWN[number]
+        changed[place], where = damaged(views[place], kind, amount)
+        strengths[len(images) + place, DAMAGES.index(kind)] = where
+    return torch.cat([views, changed]), strengths
+
+
+def _strengths(count: int) -> list[float]:
+    return (WEAKEST + (1 - WEAKEST) * torch.rand(count)).tolist()
 
 
 def _cut(image: Tensor, crop: int) -> Tensor:
@@ -239,72 +314,3 @@ def _cut(image: Tensor, crop: int) -> Tensor:
     view = image[:, top % rows :, left % columns :][:, :crop, :crop]
     view = view.flip(2) if flip % 2 else view
     return view.rot90(turns % 4, (1, 2))
-
-
-def damaged(views: Tensor, kind: str, strength: float) -> Tensor:
-    """Damage views of one instance alike.
-
-    Args:
-        views: (N, 3, H, W) in [-1, 1].
-        kind: One of `DAMAGES`.
-        strength: In (0, 1].
-
-    Returns:
-        (N, 3, H, W) in [-1, 1]; what was black stays black, except beside a blurred rim.
-    """
-    light = views.add(1).div(2)  # in [0, 1], black is 0
-    if kind == "blur":
-        light = _blurred(light, 4.0 * strength)
-    elif kind == "colour":
-        direction = F.normalize(torch.randn(3), dim=0).to(light.device)
-        light = light * (1 + 0.6 * strength * direction[:, None, None])
-    elif kind == "missing_vessels":
-        light = _without_lines(light, _patches(light, cell=48, share=strength))
-    elif kind == "broken_vessels":
-        light = _without_lines(light, _patches(light, cell=12, share=0.5 * strength))
-    elif kind == "checkerboard":
-        light = light * (1 + 0.2 * strength * _checkerboard(light))
-    else:
-        raise ValueError(f"unknown damage {kind!r}; known are {', '.join(DAMAGES)}")
-    return light.clamp(0, 1) * 2 - 1
-
-
-def _blurred(light: Tensor, sigma: float) -> Tensor:
-    reach = max(1, round(3 * sigma))
-    return transforms.gaussian_blur(light, [2 * reach + 1, 2 * reach + 1], [sigma, sigma])
-
-
-def _checkerboard(light: Tensor) -> Tensor:
-    """A pattern (H, W) of -1 and 1 with squares of 1, 2 or 4 pixels, as strided convolutions leave it."""
-    square = int(2 ** torch.randint(3, ()))
-    rows, columns = (torch.arange(side, device=light.device) // square for side in light.shape[2:])
-    return ((rows[:, None] + columns) % 2 * 2 - 1).float()
-
-
-def _patches(light: Tensor, *, cell: int, share: float) -> Tensor:
-    """A random mask (N, 1, H, W) of 0 and 1: blobs about `cell` pixels wide over a share of the area."""
-    size = [max(2, round(side / cell)) for side in light.shape[2:]]
-    noise = torch.rand(len(light), 1, *size, device=light.device)
-    smooth = F.interpolate(noise, light.shape[2:], mode="bilinear", align_corners=False)
-    borders = smooth.flatten(1).quantile(share, dim=1)[:, None, None, None]
-    return (smooth <= borders).float()
-
-
-def _without_lines(light: Tensor, where: Tensor) -> Tensor:
-    """Fill dark lines up to 13 pixels wide, found by a morphological closing, with their surroundings."""
-    green = _blurred(light[:, 1:2], 1.0)
-    lines = (_closing(green, 13) - green > 0.03).float()
-    lines = F.max_pool2d(lines, 5, 1, 2) * where
-    ground = (1 - lines) * (light[:, 1:2] > 0.05)
-    sums = _blurred(torch.cat([light * ground, ground], 1), 5.0)
-    fill = sums[:, :3] / sums[:, 3:].clamp_min(1e-3)
-    soft = _blurred(lines, 1.0) * (sums[:, 3:] > 0.02)
-    return light + soft * (fill - light)
-
-
-def _closing(light: Tensor, side: int) -> Tensor:
-    """Grey closing of (N, 1, H, W) by a square: the least of the greatest values around."""
-    for sign in (1, -1):
-        light = sign * F.max_pool2d(sign * light, (side, 1), 1, (side // 2, 0))
-        light = sign * F.max_pool2d(sign * light, (1, side), 1, (0, side // 2))
-    return light
