@@ -14,8 +14,9 @@ import pytest
 
 from fundusforge.config import to_json
 from fundusforge.evaluate.evidence import Judge
-from fundusforge.evaluate.figures import Atlas, read_results
+from fundusforge.evaluate.figures import Atlas, Figure, read_results
 from fundusforge.evaluate.stage import EvaluateConfig, evaluate
+from fundusforge.evaluate.statistics import Floor
 from fundusforge.records import DatasetError, Provenance, read_folder, write_metadata, write_text
 from fundusforge.report import ReportConfig, write_report
 
@@ -113,6 +114,22 @@ def test_says_what_was_compared_and_found(judged: Path) -> None:
         assert words in page.text, words
     assert not re.search(r"\b(nan|inf|None|Undefined)\b", page.text)
     assert "paint<er>" not in html  # escaped
+
+
+def test_a_figure_is_held_against_the_halves_at_their_size(judged: Path) -> None:
+    """Below the halves for its number of images alone: the page shows both values and says inside."""
+    results = read_results(judged / "results.json")
+    floor = Floor(value=5.0, low=4.0, high=6.0, repeats=9, patients=9)
+    figure = Figure(
+        name="x", title="Distance", value=3.0, floor=floor, n=1, extractor="none", resize="none", seed=0
+    )
+    for matched, words in ((None, "below"), (4.5, "inside"), (7.0, "above")):
+        replace(results, figures=(replace(figure, matched=matched),)).write(judged / "results.json")
+        html, page = read(write_report(ReportConfig(results=judged)))
+        row = page.text.rpartition("4.000 to 6.000")[2].partition("By subgroup")[0]
+        assert [word for word in ("below", "inside", "above") if word in row.split()[:9]] == [words]
+        assert (f"at their size {matched}00" in row) == (matched is not None)
+        assert html.count('stroke-width="1.5"') == 1 + (matched is not None), "the key, and the ring"
 
 
 def test_shows_the_atlas_and_subgroups(judged: Path) -> None:

@@ -79,6 +79,7 @@ class Row:
     real: str
     real_range: str
     floor: str
+    matched: str
     strip: Any
     verdict: str
 
@@ -255,17 +256,18 @@ def _row(figure: Figure) -> Row:
         real=_number(figure.real, decimals),
         real_range=_range(figure.real_low, figure.real_high, decimals),
         floor=_range(floor.low, floor.high, decimals) if floor else "\N{EN DASH}",
+        matched=_number(figure.matched, decimals) if figure.matched is not None else "",
         strip=_strip(figure),
         verdict=_verdict(figure),
     )
 
 
 def _verdict(figure: Figure) -> str:
-    if figure.value is None or figure.floor is None:
+    if figure.held is None or figure.floor is None:
         return "not known"
     if figure.within_floor:
         return "inside"
-    return "above" if figure.value > figure.floor.high else "below"
+    return "above" if figure.held > figure.floor.high else "below"
 
 
 def _decimals(value: float | None) -> int:
@@ -291,7 +293,8 @@ def _strip(figure: Figure) -> Any:
     from markupsafe import Markup
 
     floor = (figure.floor.low, figure.floor.high) if figure.floor else (None, None)
-    numbers = (figure.value, figure.low, figure.high, figure.real, figure.real_low, figure.real_high, *floor)
+    numbers = (figure.value, figure.low, figure.high, figure.real, figure.real_low, figure.real_high, *floor,
+               figure.matched)  # fmt: skip
     known = [number for number in numbers if number is not None]
     if figure.better == "zero":
         known.append(0.0)
@@ -315,6 +318,9 @@ def _strip(figure: Figure) -> Any:
         parts.append(f'<path d="M{at} 19 {at + 5} 24 {at} 29 {at - 5} 24Z" fill="var(--real)"/>')
     parts.append(_whisker(figure.low, figure.high, x, 11, "synthetic"))
     parts.append(f'<circle cx="{x(figure.value)}" cy="11" r="4.5" fill="var(--synthetic)"/>')
+    if figure.matched is not None:
+        ring = 'r="4.5" fill="none" stroke="var(--synthetic)" stroke-width="1.5"'
+        parts.append(f'<circle cx="{x(figure.matched)}" cy="24" {ring}/>')
     parts.append(f'<text x="12" y="44">{_number(least, decimals)}</text>')
     parts.append(f'<text x="{_STRIP_WIDTH - 12}" y="44" text-anchor="end">{_number(most, decimals)}</text>')
     label = f"{figure.title}: {figure.words()}"

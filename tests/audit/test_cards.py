@@ -175,6 +175,7 @@ def test_figures_stand_beside_their_yardsticks() -> None:
         "| Title of recall (of images) | 0.8123 | 0.7 to 0.9 | 0.95 (0.9 to 0.99) | 0.85 to 0.97 | 4, 9 |"
     )
     assert "not computed: too few" in lines[3]
+    assert "| 0.85 to 0.97; at their size 0.9 |" in figure_table([replace(full, matched=0.9)])[2]
 
 
 def test_completeness_counts_what_is_known() -> None:

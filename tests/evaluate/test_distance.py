@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 
 from fundusforge.cli import main
+from fundusforge.evaluate import coverage, frechet, kernel, mind
 from fundusforge.evaluate.distance import drawn, halves, matched
-from fundusforge.evaluate.evidence import ImageSet
+from fundusforge.evaluate.evidence import Evidence, ImageSet
+from fundusforge.evaluate.figures import Figure
 from fundusforge.evaluate.stage import EvaluateConfig, evaluate
+from fundusforge.evaluate.statistics import real_floor
 from fundusforge.images import read_image, write_image
 from fundusforge.records import Record, read_folder, write_metadata
 
@@ -63,7 +66,7 @@ def judged(synthetic: Path, real: Path, out: Path, metrics: tuple[str, ...] = FE
 
 
 def test_every_figure_has_its_circumstances(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    """Of sets alike: value, interval, floor and counts, and the distance at the floor's size in the notes."""
+    """Of sets alike: value, interval, floor and counts, and the distance at the floor's size."""
     found = judged(folders[0], folders[2], tmp_path)
     names = {"frechet", "frechet_excess", "kernel", "mind", "precision", "recall", "density", "coverage"}
     for name in names:
@@ -73,7 +76,7 @@ def test_every_figure_has_its_circumstances(folders: tuple[Path, Path, Path], tm
         assert figure.floor is not None and "52 patients" in figure.interval, name
         assert (figure.n, figure.n_real, figure.extractor, figure.resize) == (52, 52, "colours", "none")
         if name != "frechet_excess":
-            assert "floor's size" in figure.notes[-1]
+            assert figure.matched is not None
             assert "centred" in figure.interval
     assert found["precision"].high <= 1.0 and found["frechet"].low >= 0.0
     assert found["frechet_infinity"].value is not None  # 24 numbers: 52 images are enough for a line
@@ -82,9 +85,9 @@ def test_every_figure_has_its_circumstances(folders: tuple[Path, Path, Path], tm
 def test_spoilt_images_stand_outside_the_floor(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
     found = judged(folders[1], folders[2], tmp_path)
     for name in ("frechet", "frechet_excess", "kernel", "mind"):
-        assert found[name].low > found[name].floor.high, name
+        assert found[name].low > found[name].floor.high and found[name].within_floor is False, name
     for name in ("precision", "density", "coverage"):
-        assert found[name].high < found[name].floor.low, name
+        assert found[name].high < found[name].floor.low and found[name].within_floor is False, name
 
 
 def test_few_images_and_no_extractor_are_reasons(
@@ -144,13 +147,76 @@ def test_patients_stay_whole() -> None:
         assert drawn(some, 99, rng, among=rest).tolist() == rest.tolist()
 
 
-def test_matched_is_of_halves() -> None:
-    """A statistic that tells the numbers of images gives half of the real ones on both sides."""
-    seen = []
+def test_matched_takes_the_place_of_the_floors_halves() -> None:
+    """As many images as the half that plays them, against the very other half of each repeat; the median."""
+    real, halved, seen = images([1, 2, 3] * 7), [], []
 
     def count(weights: Sequence[np.ndarray]) -> float:
-        seen.append((weights[0].sum(), weights[1].sum()))
-        return 1.0
+        seen.append(weights)
+        return float(len(seen) ** 2)
 
-    assert matched(count, images([1] * 50), images([1] * 20), seed=0, repeats=3) == 1.0
-    assert seen == [(10, 10)] * 3
+    floor = real_floor(lambda w: halved.append(w) or 1.0, real.patients, seed=4, repeats=5)
+    assert floor is not None
+    assert matched(count, images([1] * 90), real, seed=4, repeats=5) == 9.0
+    for ours, theirs in zip(seen, halved, strict=True):
+        assert ours[0].sum() == theirs[0].sum()
+        assert ours[1].tolist() == theirs[1].tolist()
+    assert matched(count, images([1] * 9), images([5, 5, 5]), seed=0, repeats=2) is None, "no floor either"
+
+
+def of_vectors(synthetic: np.ndarray, real: np.ndarray) -> dict[str, Figure]:
+    """The figures of two sets of vectors, each row an image of one patient."""
+    sets = [
+        replace(images([1] * len(rows)), folder=Path(name)) for name, rows in (("s", synthetic), ("r", real))
+    ]
+    known = {
+        each.folder / record.image: row
+        for each, rows in zip(sets, (synthetic, real), strict=True)
+        for record, row in zip(each.records, rows.astype(np.float32), strict=True)
+    }
+    evidence = Evidence(
+        synthetic=sets[0], real=sets[1], judge=None, size=64, margin=0.2, reference=None, seed=3, draws=100,
+        repeats=20, extractor=Colours(), _features=known,
+    )  # fmt: skip
+    found = [*frechet.figures(evidence), *kernel.figures(evidence), *mind.figures(evidence)]
+    return {figure.name: figure for figure in [*found, *coverage.figures(evidence)]}
+
+
+def test_a_floor_is_compared_at_its_own_size() -> None:
+    """Of one distribution, the value lies outside the floor for the number of images alone.
+
+    The distances of N standard normal vectors are too large by about c / N. So at 400 images a side they lie
+    below all halves of 200, though nothing tells the sets apart; at the size of the halves they lie within.
+    """
+    rng = np.random.default_rng(1)
+    real, alike = rng.normal(size=(2, 400, 24))
+    found = of_vectors(alike, real)
+    for name in ("frechet", "mind"):
+        figure = found[name]
+        assert figure.value < figure.floor.low, name
+        assert figure.value == pytest.approx(figure.matched / 2, rel=0.15), name
+        assert figure.within_floor, name
+    for name in ("kernel", "precision", "recall", "density", "coverage", "frechet_excess"):
+        assert found[name].within_floor, name
+    worse = of_vectors(1.3 * alike, real)
+    for name in ("frechet", "mind", "kernel", "precision", "density", "coverage"):
+        assert worse[name].within_floor is False, name
+
+
+def test_a_worse_set_does_not_hide_behind_its_number() -> None:
+    """A difference as large as what fewer images cost: inside the floor by its value, outside at its size."""
+    rng = np.random.default_rng(2)
+    real, other = rng.normal(size=(2, 400, 24))
+    figure = of_vectors(other + 0.21, real)["frechet"]
+    assert figure.floor.low <= figure.value <= figure.floor.high
+    assert figure.matched > figure.floor.high and figure.within_floor is False
+
+
+def test_halves_are_no_larger_than_the_synthetic_set() -> None:
+    """Few synthetic images beside many real ones: halves of 300 would be no measure of 60."""
+    rng = np.random.default_rng(3)
+    found = of_vectors(rng.normal(size=(60, 24)), rng.normal(size=(600, 24)))
+    for name in ("frechet", "mind", "kernel", "precision", "recall", "density", "coverage"):
+        assert "120 of the real images" in found[name].notes[-1], name
+        assert found[name].floor.patients == 120 and found[name].n_real == 600
+        assert found[name].within_floor, name

@@ -15,6 +15,7 @@ from fundusforge.config import ConfigError
 from fundusforge.evaluate.evidence import Judge
 from fundusforge.evaluate.figures import Figure, Results, read_results
 from fundusforge.evaluate.stage import EvaluateConfig, evaluate
+from fundusforge.evaluate.statistics import Floor
 from fundusforge.images import read_image, write_image
 from fundusforge.records import DatasetError, Provenance, read_folder, write_metadata
 
@@ -193,6 +194,20 @@ def test_a_figure_refuses_what_is_not_a_number(value: float) -> None:
         Figure(name="x", title="X", value=None, n=1, extractor="none", resize="none", seed=0)
 
 
+def test_what_is_held_against_the_floor() -> None:
+    """The value, unless it is known at the floor's size; both are in the words."""
+    floor = Floor(value=5.0, low=4.0, high=6.0, repeats=9, patients=9)
+    plain = Figure(name="x", title="X", value=3.0, floor=floor, n=1, extractor="none", resize="none", seed=0)
+    assert plain.held == 3.0 and plain.within_floor is False
+    assert plain.words() == "3; real halves 4 to 6"
+    sized = replace(plain, matched=4.5)
+    assert sized.held == 4.5 and sized.within_floor is True
+    assert sized.words() == "3; real halves 4 to 6, at their size 4.5"
+    assert replace(sized, floor=None).within_floor is None
+    with pytest.raises(ValueError, match="matched is nan"):
+        replace(plain, matched=float("nan"))
+
+
 def test_figures_stand_by_subgroup_and_small_ones_are_hidden(drawn_folder: Make, tmp_path: Path) -> None:
     """Eyes and grades of the synthetic set; a grade of three patients is not shown."""
     synthetic = make_synthetic(drawn_folder(16, seed=300))
@@ -215,7 +230,7 @@ def test_figures_stand_by_subgroup_and_small_ones_are_hidden(drawn_folder: Make,
     assert np.mean(halves) == pytest.approx(found.figure("mask_fraction").value)
     assert rows["grade", "4"].value is None and "fewer than 5" in rows["grade", "4"].reason
     assert {row.figure for row in found.subgroups} >= {"agreement_auc", "mask_fraction", "vessel_calibre"}
-    assert read_results(tmp_path / "results.json") == found and found.schema == 2
+    assert read_results(tmp_path / "results.json") == found and found.schema == 3
     assert len(found.atlas.least) == len(found.atlas.most) == 8
     plain = config(synthetic, drawn_folder(8, seed=400), tmp_path, subgroups=False, atlas=False)
     assert (without := evaluate(plain, judge=JUDGE)).subgroups == () and without.atlas.least == ()

@@ -207,8 +207,9 @@ def test_figures_of_folders(drawn_folder: Callable[..., Path], monkeypatch: pyte
     for figure in found:
         assert figure.low < figure.value < figure.high
         assert figure.floor is not None and figure.floor.low > 0
+        assert figure.matched is not None and figure.matched > 0
         assert (figure.n, figure.n_real) == (6, 6)
-    assert not any("farther apart" in note for note in found[0].notes)  # halves as large as the set
+    assert found[-1].matched == pytest.approx(np.mean([f.matched for f in found[:-1]]), rel=0.1)
     monkeypatch.setattr(swd, "_PATCH_BYTES", 1)
     assert swd.figures(evidence) == found
 
@@ -221,7 +222,7 @@ def test_blurred_folder_leaves_the_floor(drawn_folder: Callable[..., Path]) -> N
     for path in (blurred / "images").iterdir():
         write_image(path, cv2.GaussianBlur(read_image(path), (0, 0), 1.5))
     (same, *_), (other, *_) = (swd.figures(evidence_of(folder, real)) for folder in (plain, blurred))
-    assert same.value < same.floor.high
+    assert same.within_floor
+    assert same.matched > same.value, "halves are smaller than the sets"
     assert other.value > 1.5 * other.floor.high
-    assert other.low > other.floor.high
-    assert any("farther apart" in note for note in same.notes)  # halves are smaller than the sets
+    assert other.low > other.floor.high and other.within_floor is False

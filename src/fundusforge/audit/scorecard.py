@@ -84,6 +84,8 @@ def figure_table(figures: Sequence[Figure]) -> list[str]:
         if figure.real_low is not None:
             real += f" ({span(figure.real_low, figure.real_high)})"
         floor = span(figure.floor.low, figure.floor.high) if figure.floor else "-"
+        if figure.matched is not None:
+            floor += f"; at their size {number(figure.matched)}"
         rows.append(
             (
                 title,
@@ -117,7 +119,8 @@ def scorecard(evidence: Evidence) -> list[str]:
     lines = [
         "Criteria of Zamzmi et al., *Scorecard for synthetic medical data evaluation*, Communications",
         "Engineering 4, 130 (2025). Figures stand beside the same figure on real images and beside what",
-        "random halves of the real images give: a figure inside that range cannot tell the sets apart.",
+        "random halves of the real images give: a figure inside that range cannot tell the sets apart. Where",
+        "it depends on the number of images, the figure at the size of these halves is what counts.",
     ]
     answers = {
         "Completeness": _completeness, "Compliance": _compliance, "Comprehension": _comprehension,

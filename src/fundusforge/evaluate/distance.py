@@ -1,8 +1,8 @@
 """A distance between two sets of images as a figure: value, interval, floor, and what to compare it with.
 
 Most distances between sets shrink as the sets grow, whatever the images are. So the floor, made of halves
-of the real set, cannot be set against the value without care: the notes give the distance at the floor's
-own size as well. For the same reason the bootstrap is centred (`fundusforge.evaluate.statistics`).
+of the real set, cannot be set against the value: it is set against the distance at its own size (`matched`).
+For the same reason the bootstrap is centred (`fundusforge.evaluate.statistics`).
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from fundusforge.evaluate.statistics import Statistic, Weights, bootstrap, real_
 
 Compare = Callable[[Features, Features], Statistic]
 """The vectors of two sets, to a distance as a function of two arrays of weights."""
-_MATCHED = 20
-"""Random halves over which the distance at the floor's size is averaged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,15 +68,29 @@ def figure(
     found = measured(value, interval)
     for end in ("low", "high"):
         found[end] = None if found[end] is None else float(np.clip(found[end], *distance.limits))
-    alone = (distance.floored or distance.compare)(second, second)
-    repeats = repeats or evidence.repeats
-    floor = real_floor(alone, real.patients, seed=evidence.seed, repeats=repeats)
-    if floor is not None and (half := matched(statistic, synthetic, real, seed=evidence.seed)) is not None:
-        note = f"At the floor's size, half of the real patients against as many images: {half:.4g}."
+    halved = _halved(real, 2 * len(synthetic), seed=evidence.seed)
+    if len(halved) < len(real):
+        note = f"Floor: {len(halved)} of the real images, so that a half has no more than the synthetic set."
         distance = replace(distance, notes=(*distance.notes, note))
+        second = evidence.features(halved)
+        statistic = distance.compare(first, second)
+    alone = (distance.floored or distance.compare)(second, second)
+    often: dict[str, int] = {"seed": evidence.seed, "repeats": repeats or evidence.repeats}
     common = circumstances(evidence, distance, synthetic, real)
-    reason = "" if value is not None else "it is not defined for these sets"
-    return Figure(**common, **found, floor=floor, reason=reason)
+    return Figure(
+        **common, **found, floor=real_floor(alone, halved.patients, **often),
+        matched=matched(statistic, synthetic, halved, **often),
+        reason="" if value is not None else "it is not defined for these sets",
+    )  # fmt: skip
+
+
+def _halved(real: ImageSet, most: int, *, seed: int) -> ImageSet:
+    """Return the real images of which the floor is made: all, or about `most` of them, patients whole."""
+    if len(real) <= most:
+        return real
+    kept = drawn(real, most, np.random.default_rng([seed, 3]))
+    records = [record for record, weight in zip(real.records, kept, strict=True) if weight]
+    return ImageSet(folder=real.folder, records=records)
 
 
 def circumstances(
@@ -105,17 +117,23 @@ def refusal(evidence: Evidence, distance: Distance, synthetic: ImageSet, real: I
 
 
 def matched(
-    statistic: Statistic, synthetic: ImageSet, real: ImageSet, *, seed: int, repeats: int = _MATCHED
+    statistic: Statistic, synthetic: ImageSet, real: ImageSet, *, seed: int, repeats: int
 ) -> float | None:
-    """Return the mean distance of random halves of the real patients from as many synthetic images."""
+    """Return the distance at the size of the floor, which `real_floor` makes of the same seed and repeats.
+
+    In each repeat, as many synthetic images take the place of the half that plays them there. The median, as
+    the floor's value is one; None if there is no floor.
+    """
+    if len(set(real.patients)) < 4:
+        return None
     values: list[float] = []
     for repeat in range(repeats):
-        rng = np.random.default_rng([seed, repeat, 1])
-        half, _ = halves(real, rng)
-        value = statistic([drawn(synthetic, int(half.sum()), rng), half])
+        rng = np.random.default_rng([seed, repeat])  # of the floor, whose halves these are
+        half, rest = halves(real, rng)
+        value = statistic([drawn(synthetic, int(half.sum()), rng), rest])
         if value is not None:
             values.append(value)
-    return float(np.mean(values)) if values else None
+    return float(np.median(values)) if len(values) >= 0.95 * repeats else None
 
 
 def halves(images: ImageSet, rng: np.random.Generator) -> tuple[Weights, Weights]:

@@ -21,7 +21,7 @@ Better = Literal["higher", "lower", "zero", "none"]
 """Which way is better: up, down, towards zero, or neither (a description)."""
 Attribute = Literal["age", "sex", "eye", "camera", "source", "grade"]
 """What images are divided by."""
-SCHEMA = 2
+SCHEMA = 3
 """Of `results.json`; a change that an older reader would misread raises it."""
 
 
@@ -52,6 +52,9 @@ class Figure:
     real_high: float | None = None
     floor: Floor | None = None
     """The figure with one random half of the real patients in place of the synthetic images."""
+    matched: float | None = None
+    """The figure of as many synthetic images as the floor's halves hold: what compares with the floor where a
+    figure depends on the number of images. None where it does not, or where that is not known."""
     extractor: str
     """What turned pictures into what is measured: a segmenter, the masks as stored, the pixels themselves."""
     resize: str
@@ -72,11 +75,16 @@ class Figure:
             raise ValueError(f"figure {self.name} has neither a value nor a reason")
 
     @property
+    def held(self) -> float | None:
+        """What is held against the floor: the figure at the floor's size where it is known, or the value."""
+        return self.value if self.matched is None else self.matched
+
+    @property
     def within_floor(self) -> bool | None:
-        """Whether real images give such a value too; None if that is not known."""
-        if self.value is None or self.floor is None:
+        """Whether as many real images give such a value too; None if that is not known."""
+        if self.held is None or self.floor is None:
             return None
-        return self.floor.low <= self.value <= self.floor.high
+        return self.floor.low <= self.held <= self.floor.high
 
     def words(self) -> str:
         """Return value, interval, the real images' value and the floor in one line."""
@@ -88,7 +96,8 @@ class Figure:
         if self.real is not None:
             parts.append(f"real {self.real:.4g}")
         if self.floor is not None:
-            parts.append(f"real halves {self.floor.low:.4g} to {self.floor.high:.4g}")
+            halves = f"real halves {self.floor.low:.4g} to {self.floor.high:.4g}"
+            parts.append(halves if self.matched is None else f"{halves}, at their size {self.matched:.4g}")
         return "; ".join(parts)
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from fundusforge.evaluate.distance import matched
 from fundusforge.evaluate.evidence import Evidence, ImageSet
 from fundusforge.evaluate.figures import Figure, measured
 from fundusforge.evaluate.pictures import photograph
@@ -44,8 +45,6 @@ _DRAW_DIRECTIONS, _REPEAT_DIRECTIONS = 64, 128
 """How many of the directions the bootstrap draws use, and the halves."""
 _DRAW_ROWS = 2**13
 """Patches of a set beyond which the bootstrap draws take fewer of each image."""
-_PARTS = 5
-"""Random parts of both sets that are compared at the number of images of the floor."""
 _FLAT = 1e-3
 """Standard deviation in grey levels below which a channel is constant."""
 _PATCH_BYTES = 3 * 2**29
@@ -252,8 +251,8 @@ class _Level:
     value: float
     draws: dict[bytes, float | None]
     halves: dict[bytes, float | None]
-    at_half: float | None
-    """Distance at the number of images that a half of the real set has; None if that is no smaller."""
+    matched: dict[bytes, float | None]
+    """Synthetic images in place of the halves that play them."""
 
 
 def figures(evidence: Evidence) -> list[Figure]:
@@ -289,12 +288,15 @@ def _measure(
     def of_halves(weights: Sequence[Weights]) -> float | None:
         return distance(real, real, directions[:_REPEAT_DIRECTIONS], weights)
 
+    def of_matched(weights: Sequence[Weights]) -> float | None:
+        return distance(synthetic, real, directions[:_REPEAT_DIRECTIONS], weights)
+
     return _Level(
         side=side,
         value=value,
         draws=_table(lambda statistic: _interval(evidence, drawn, statistic), of_draw),
         halves=_table(lambda statistic: _floor(evidence, drawn, statistic), of_halves),
-        at_half=_at_half(drawn, synthetic, compared, directions[:_REPEAT_DIRECTIONS]),
+        matched=_table(lambda statistic: _matched(evidence, drawn, statistic), of_matched),
     )
 
 
@@ -328,19 +330,10 @@ def _floor(evidence: Evidence, drawn: _Drawn, statistic: Statistic) -> Floor | N
     )
 
 
-def _at_half(drawn: _Drawn, synthetic: Patches, real: Patches, directions: Floats) -> float | None:
-    """Return the mean distance of random parts of both sets, each as large as half of the real images."""
-    count, half = len(drawn.synthetic), len(drawn.real) // 2
-    if not 0 < half < count:
-        return None
-    rng = np.random.default_rng([drawn.seed, half])
-    found: list[float] = []
-    for _ in range(_PARTS):
-        weights = np.zeros((2, count))
-        for each in weights:
-            each[rng.permutation(count)[:half]] = 1.0
-        found.append(distance(synthetic, real, directions, list(weights)))
-    return float(np.mean(found))
+def _matched(evidence: Evidence, drawn: _Drawn, statistic: Statistic) -> float | None:
+    return matched(
+        statistic, drawn.synthetic, drawn.real, seed=evidence.seed, repeats=min(evidence.repeats, _REPEATS)
+    )
 
 
 def _common(evidence: Evidence, drawn: _Drawn, name: str, title: str) -> dict[str, Any]:
@@ -361,22 +354,18 @@ def _figure(evidence: Evidence, drawn: _Drawn, name: str, title: str, levels: Se
     value = float(np.mean([level.value for level in levels]))
     interval = _interval(evidence, drawn, lambda w: _mean([level.draws[_key(w)] for level in levels]))
     floor = _floor(evidence, drawn, lambda w: _mean([level.halves[_key(w)] for level in levels]))
+    at_floor = _matched(evidence, drawn, lambda w: _mean([level.matched[_key(w)] for level in levels]))
     count, half = len(drawn.synthetic), len(drawn.real) // 2
-    notes = [
+    notes = (
         f"{count} images a side, drawn by seed from {len(evidence.synthetic)} and {len(evidence.real)}; "
         f"{PATCHES} patches of {PATCH} x {PATCH} px of each, {DIRECTIONS} directions.",
         f"Interval: {_DRAW_DIRECTIONS} directions, {_patches_of_draw(count)} patches of each image, scaled "
         f"to the value. Floor: {half} images a side, {_REPEAT_DIRECTIONS} directions.",
-    ]
-    at_half = _mean([level.at_half for level in levels])
-    if at_half is not None:
-        notes.append(
-            f"Fewer images lie farther apart: what compares with the floor is {at_half:.4g}, the value of "
-            f"{half} images a side (mean of {_PARTS} random parts)."
-        )
-    return Figure(
-        **_common(evidence, drawn, name, title), **measured(value, interval), floor=floor, notes=tuple(notes)
     )
+    return Figure(
+        **_common(evidence, drawn, name, title), **measured(value, interval), floor=floor, matched=at_floor,
+        notes=notes,
+    )  # fmt: skip
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
