@@ -107,7 +107,7 @@ def main() -> int:
     options = parser.parse_args()
     records = read_folder(options.folder)
     owners = {record.image: record.patient for record in records}
-    segmenter = quick_judge(None, folders=(options.folder,), device="cpu")
+    segmenter = quick_judge(None, device="cpu")
     assert segmenter is not None, "this installation has no vessel segmenter"
     repaint = repainter(segmenter, Painter.load(device="cpu"))
     start = time.perf_counter()

@@ -10,12 +10,14 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from fundusforge.annotate.vessels import Segmenter
 from fundusforge.audit.findings import AUDIT, OFFENCES, read_audit
 from fundusforge.audit.planted import COPIES, Plant, plant
 from fundusforge.audit.quarantine import quarantine
 from fundusforge.audit.stage import QUARANTINE, AuditConfig, Sets, audit
 from fundusforge.audit.tally import wilson
 from fundusforge.cli import main
+from fundusforge.cli.audit import READING, quick_judge
 from fundusforge.config import ConfigError
 from fundusforge.evaluate.evidence import ImageSet, Judge
 from fundusforge.images import write_image
@@ -326,6 +328,20 @@ def test_command_infers_membership_with_an_extractor(
     assert result.figure("membership_features_auc").value is not None
     assert len(result.offenders()) == 6
     assert "copy of" in capsys.readouterr().out
+
+
+def test_the_quick_judge_is_the_embedded_segmenter_on_small_pictures() -> None:
+    """Loaded once; it reads what the full one reads, from fewer pixels."""
+    full = Segmenter.load(device="cpu")
+    with mock.patch.object(Segmenter, "load", return_value=full) as load:
+        quick = quick_judge(None, device="cpu")
+    assert load.call_count == 1 and quick is not None
+    assert (quick.name, quick.threshold) == (full.name, full.threshold)
+    eye = draw_eye(7, size=READING)
+    found = quick.segment(eye.image, eye.field_of_view) >= quick.threshold
+    drawn = eye.masks["vessels"] > 0
+    assert found.shape == drawn.shape
+    assert 2 * (found & drawn).sum() / (found.sum() + drawn.sum()) > 0.5
 
 
 def test_wilson_is_that_of_statsmodels() -> None:

@@ -101,12 +101,11 @@ class Audit(Generic[S]):
             self.settings, AuditConfig, synthetic=self.folder, train=self.train, holdout=self.holdout,
             out=self.out,
         )  # fmt: skip
-        folders = (self.folder, *self.train, *self.holdout)
         vectors = extractor(self.extractor, self.extractor_weights, device=self.device, seed=config.seed)
         cache = self.cache or default_cache()
         result = audit(
             config,
-            judge=quick_judge(self.segmenter, folders=folders, device=self.device),
+            judge=quick_judge(self.segmenter, device=self.device),
             extractor=vectors,
             cache=cache,
             further=None if vectors is None else self._membership(config, vectors, cache),
@@ -137,15 +136,30 @@ class Audit(Generic[S]):
         return figures
 
 
-def quick_judge(path: Path | None, *, folders: Sequence[Path], device: str = "auto") -> Judge | None:
-    """Return a vessel segmenter that reads pictures at `READING` pixels; see `fundusforge.cli.judging`."""
+def quick_judge(path: Path | None, *, device: str = "auto") -> Judge | None:
+    """Return a vessel segmenter that reads pictures at `READING` pixels.
+
+    The audit does not ask whom it learnt from: it only finds trees, alike in all sets.
+
+    Args:
+        path: A run or a file of weights; the embedded segmenter if None.
+        device: Where it runs.
+
+    Returns:
+        The judge; None if no segmenter is named and this installation has none.
+
+    Raises:
+        CheckpointError, ConfigError, DatasetError: Broken or unfit weights.
+    """
     from dataclasses import replace
 
+    from fundusforge import weights
     from fundusforge.annotate.vessels import Segmenter
-    from fundusforge.cli.judging import judge
+    from fundusforge.evaluate.evidence import Judge
 
-    full = judge(path, folders=folders, device=device)
-    if full is None:
+    if path is None and not any(
+        one.family == "unet" and "vessels" in one.masks for one in weights.catalogue()
+    ):
         return None
     segmenter = Segmenter.load(path, device=device)
     scale = READING / segmenter.config.diameter
@@ -154,7 +168,7 @@ def quick_judge(path: Path | None, *, folders: Sequence[Path], device: str = "au
         config=replace(segmenter.config, diameter=READING),
         diameter=segmenter.diameter and segmenter.diameter * scale,
     )
-    return replace(full, segment=small.probability)
+    return Judge(name=segmenter.name, segment=small.probability, threshold=segmenter.threshold)
 
 
 def _text(result: Any) -> str:

@@ -116,7 +116,7 @@ class Release:
         generator = self.models[0] if len(self.models) == 1 else None
         audit(
             AuditConfig(synthetic=folder, train=self.train, holdout=self.holdout, out=out, seed=self.seed),
-            judge=quick_judge(None, folders=(folder, *self.train, *self.holdout), device=self.device),
+            judge=quick_judge(None, device=self.device),
             further=lambda sets: infer(
                 splits_of(sets, seed=self.seed), generator=generator, device=self.device, **options
             ),
