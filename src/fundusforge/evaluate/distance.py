@@ -34,8 +34,6 @@ class Distance:
     """Images below which, in either set, it is refused."""
     why: str
     """Why so many images are needed, in words."""
-    floored: Compare | None = None
-    """Compares real halves, where that is not `compare`."""
     limits: tuple[float, float] = (-np.inf, np.inf)
     """Range of the figure; an interval does not leave it."""
     notes: tuple[str, ...] = ()
@@ -74,7 +72,7 @@ def figure(
         distance = replace(distance, notes=(*distance.notes, note))
         second = evidence.features(halved)
         statistic = distance.compare(first, second)
-    alone = (distance.floored or distance.compare)(second, second)
+    alone = distance.compare(second, second)
     often: dict[str, int] = {"seed": evidence.seed, "repeats": repeats or evidence.repeats}
     common = circumstances(evidence, distance, synthetic, real)
     return Figure(
