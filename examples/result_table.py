@@ -1,7 +1,7 @@
 """Figures of an evaluation as lines for `docs/results`: JSON, or a table beside those of real images.
 
-    python examples/tabulate.py runs/judged --name painter | python docs/results/record.py
-    python examples/tabulate.py runs/judged --control runs/control --markdown
+    python examples/result_table.py runs/judged --name painter | python docs/results/record.py
+    python examples/result_table.py runs/judged --control runs/control --markdown
 
 The control is an evaluation of real images in place of the synthetic ones, by the same metrics.
 """
@@ -20,7 +20,7 @@ from fundusforge.evaluate.figures import RESULTS, Figure, Results, read_results
 
 
 @dataclass(frozen=True)
-class Tabulate:
+class ResultTable:
     """Print the figures of an evaluation."""
 
     results: Annotated[Path, Positional]
@@ -77,7 +77,7 @@ def words(figure: Figure) -> str:
     return text if figure.real is None else f"{text}; real {figure.real:.4g}"
 
 
-def main(c: Tabulate) -> None:
+def main(c: ResultTable) -> None:
     """Print."""
     results = read_results(c.results / RESULTS)
     control = read_results(c.control / RESULTS) if c.control else None
@@ -85,4 +85,4 @@ def main(c: Tabulate) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Tabulate))
+    main(tyro.cli(ResultTable))
