@@ -48,7 +48,7 @@ class Score:
     folder: Annotated[Path, Positional]
     """Dataset folder."""
     splits: tuple[Split, ...] = ("val",)
-    """Splits to score."""
+    """Splits to score; none for every image, as of a folder that `sample` wrote."""
     name: str = "disc"
     """First part of the figures' names."""
     seed: int = 0
@@ -59,7 +59,7 @@ def main(c: Score) -> None:
     """Print the figures."""
     path = None if c.model == "embedded" else Path(c.model)
     segmenter = Segmenter.load(path, masks=("disc",), device="cpu")
-    records = [r for r in read_folder(c.folder, splits=c.splits) if "disc" in r.masks]
+    records = [r for r in read_folder(c.folder, splits=c.splits or None) if "disc" in r.masks]
     records = [r for r in records if r.masks["disc"].origin != "predicted"]
     patients = [record.patient for record in records]
     if segmenter.patients & known_patients(patients):

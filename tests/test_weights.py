@@ -27,6 +27,13 @@ def test_all_embedded_weights_together_stay_small() -> None:
     assert sum(path.stat().st_size for path in EMBEDDED) < 40 * 2**20
 
 
+@pytest.mark.parametrize("mask", ["vessels", "disc"])
+def test_a_structure_chooses_its_model(mask: str) -> None:
+    assert next(one for one in catalogue() if one.path == default("unet", masks=[mask])).masks == (mask,)
+    with pytest.raises(DatasetError, match="no embedded unet model for vessels and disc"):
+        default("unet", masks=["vessels", "disc"])
+
+
 def test_absent_and_broken_weights_are_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no embedded unet model for vessels"):
         default("unet", folder=tmp_path)

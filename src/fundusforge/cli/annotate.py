@@ -17,11 +17,12 @@ class Annotate:
 
     FOLDER is a dataset folder or any folder of pictures; in the latter the fields of view are found first.
     Masks that a person drew are never replaced: a prediction fills gaps, and replaces older predictions. A
-    run that was interrupted goes on where it stopped. Without --model the embedded vessel segmenter is
-    used.
+    run that was interrupted goes on where it stopped. Without --model the embedded segmenter of the structure
+    is used: there is one of vessels and one of the disc.
 
     Examples:
       fundusforge annotate photographs --vessels --out annotated
+      fundusforge annotate annotated --masks disc --out annotated-disc
       fundusforge annotate data/odir --vessels --probabilities --model runs/vessels --out data/odir-vessels
       fundusforge annotate data/chase --masks disc --model runs/disc --out data/chase-disc
     """
@@ -35,7 +36,7 @@ class Annotate:
     masks: tuple[str, ...] = ()
     """Structures to find, as the model names them (vessels, disc, ...)."""
     model: Annotated[Path | None, arg(metavar="RUN")] = None
-    """Run folder or safetensors file of a unet model; the embedded vessel segmenter if left out."""
+    """Run folder or safetensors file of a unet model; the embedded segmenter of the structure if left out."""
     probabilities: bool = False
     """Also write probabilities/<mask>/<image>.png, 8 bit, 255 for certainty."""
     threshold: float | None = None
@@ -66,7 +67,7 @@ class Annotate:
 
         config = AnnotateConfig(masks=masks, threshold=self.threshold, probabilities=self.probabilities)
         total = len(entries(self.folder))
-        segmenter = Segmenter.load(self.model, device=self.device)
+        segmenter = Segmenter.load(self.model, masks=masks, device=self.device)
         work = annotate(self.folder, self.out, config, segmenter)
         results = list(progress(work, "annotating", total=total, quiet=self.quiet))
         rejected = rejects(results)

@@ -24,9 +24,9 @@ class Evaluate(Generic[S]):
 
     Writes results.json into the folder named by --out; `fundusforge report` makes a page of it. A vessel
     segmenter reads the synthetic images again: the better it finds the vessels they were painted on, the
-    more faithful they are, and the same figure on real images stands beside it. The segmenter must not have
-    learnt from the generator's training images; name the generator with --generator so that this is
-    checked.
+    more faithful they are, and the same figure on real images stands beside it. A second one looks for the
+    optic disc, so that a disc that is missing or out of place is noticed. Neither may have learnt from the
+    generator's training images; name the generator with --generator so that this is checked.
 
     Examples:
       fundusforge evaluate synthetic --against data/chase --out results
@@ -40,10 +40,13 @@ class Evaluate(Generic[S]):
     out: Annotated[Path, arg(metavar="FOLDER")] = Path("results")
     """Folder for results.json."""
     segmenter: Annotated[Path | None, arg(metavar="RUN")] = None
-    """Vessel model that reads the images again; the embedded one if left out."""
+    """Vessel model that reads the images again; the embedded one if left out, none with the word none."""
+    disc_segmenter: Annotated[Path | None, arg(metavar="RUN")] = None
+    """Disc model that reads the images again; the embedded one if left out (unless it shares patients with
+    the generator), none with the word none."""
     generator: Annotated[Path | None, arg(metavar="RUN")] = None
-    """Model that painted the images, to check that segmenter and generator share no patient; the embedded one
-    if left out and the images say that they are of it."""
+    """Model that painted the images, to check that segmenters and generator share no patient; the embedded
+    one if left out and the images say that they are of it."""
     extractor: Annotated[str | None, arg(metavar="NAME")] = None
     """What turns images into vectors to compare sets by: retina, inception, dinov2, retfound, timm:MODEL
     (downloaded by timm unless weights are given) or random; the embedded retina if left out."""
@@ -70,7 +73,7 @@ class Evaluate(Generic[S]):
 
     def run(self) -> int:
         """Evaluate."""
-        from fundusforge.cli.judging import extractor, generator_patients, judge
+        from fundusforge.cli.judging import disc_judge, extractor, generator_patients, judge
         from fundusforge.config import to_json
         from fundusforge.evaluate.features import default_cache
         from fundusforge.evaluate.stage import EvaluateConfig, evaluate
@@ -78,10 +81,14 @@ class Evaluate(Generic[S]):
         config = restored(
             self.settings, EvaluateConfig, synthetic=self.folder, against=self.against, out=self.out
         )
+        folders = (self.folder, self.against)
+        generator = generator_patients(self.generator, self.folder)
+        disc = disc_judge(self.disc_segmenter, folders=folders, generator=generator, device=self.device)
         results = evaluate(
             config,
-            judge=judge(self.segmenter, folders=(self.folder, self.against), device=self.device),
-            generator_patients=generator_patients(self.generator, self.folder),
+            judge=judge(self.segmenter, folders=folders, device=self.device),
+            judges={"disc": disc} if disc else {},
+            generator_patients=generator,
             extractor=extractor(self.extractor, self.extractor_weights, device=self.device, seed=config.seed),
             cache=self.cache or default_cache(),
             command="fundusforge " + shlex.join(sys.argv[1:]),

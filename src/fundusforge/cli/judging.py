@@ -4,43 +4,78 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from fundusforge import weights
 from fundusforge.annotate.vessels import Segmenter, patient_digest
+from fundusforge.cli.command import say
 from fundusforge.evaluate.evidence import Judge
 from fundusforge.evaluate.extractors import has_retina, load_extractor
 from fundusforge.evaluate.features import Extractor
-from fundusforge.records import Record, read_folder
+from fundusforge.records import DatasetError, Record, read_folder
 from fundusforge.training.checkpoint import load_model, model_file
 
+NONE = Path("none")
+"""What is named instead of a segmenter where no segmenter shall read."""
 
-def judge(path: Path | None, *, folders: Sequence[Path], device: str = "auto") -> Judge | None:
-    """Return a vessel segmenter as the metrics see it.
+
+def judge(
+    path: Path | None, *, folders: Sequence[Path], mask: str = "vessels", device: str = "auto"
+) -> Judge | None:
+    """Return a segmenter of one structure as the metrics see it.
 
     Models store digests of their patients. The judge gets these, and beside them the patients of `folders`
     to whom they belong by the names that stand in the records.
 
     Args:
-        path: A run or a file of weights; the embedded segmenter if None.
+        path: A run or a file of weights; the embedded segmenter if None, no segmenter if `NONE`.
         folders: The dataset folders to be judged.
+        mask: The structure.
         device: Where it runs.
 
     Returns:
-        The judge; None if no segmenter is named and this installation has none.
+        The judge; None if none is wanted, or no segmenter is named and this installation has none.
 
     Raises:
         CheckpointError, ConfigError, DatasetError: Broken or unfit weights, or a broken folder.
     """
-    if path is None and not any(one.family == "unet" for one in weights.catalogue()):
+    embedded = any(one.family == "unet" and mask in one.masks for one in weights.catalogue())
+    if path == NONE or (path is None and not embedded):
         return None
-    segmenter = Segmenter.load(path, device=device)
+    segmenter = Segmenter.load(path, masks=(mask,), device=device)
+    if mask not in segmenter.config.masks:
+        raise DatasetError(f"{path}: finds {', '.join(segmenter.config.masks)}, not {mask}")
     return Judge(
         name=segmenter.name,
-        segment=segmenter.probability,
-        threshold=segmenter.threshold,
+        segment=partial(segmenter.probability, mask=mask),
+        threshold=segmenter.threshold_of(mask),
         patients=_named(segmenter.patients, folders) if segmenter.patients else None,
     )
+
+
+def disc_judge(
+    path: Path | None, *, folders: Sequence[Path], generator: frozenset[str] | None, device: str = "auto"
+) -> Judge | None:
+    """Return a segmenter of the disc as the metrics see it; see `judge`.
+
+    The embedded one is left out, and standard error says so, if it shares patients with the generator:
+    nobody asked for it. One that was named is refused later, as a segmenter of vessels is.
+
+    Args:
+        path: See `judge`.
+        folders: The dataset folders to be judged.
+        generator: Digests of the patients whom the generator knows; None if it is silent.
+        device: Where it runs.
+    """
+    found = judge(path, folders=folders, mask="disc", device=device)
+    if found and path is None and (shared := (found.patients or frozenset()) & (generator or frozenset())):
+        say(
+            f"{found.name} shares {len(shared)} patients with the generator, so it does not read the disc; "
+            "name another with --disc-segmenter"
+        )
+        return None
+    return found
 
 
 def extractor(
