@@ -16,6 +16,7 @@ import argparse
 import json
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -47,7 +48,7 @@ def multiply(folder: Path, out: Path, *, count: int, seed: int, synthetic: bool)
     (out / "images").mkdir(parents=True)
     for name in ("masks", "field_of_view"):
         if (folder / name).is_dir():
-            (out / name).symlink_to(folder / name)
+            shutil.copytree(folder / name, out / name)
     rng = np.random.default_rng(seed)
     for place in range(count):
         record = records[int(rng.integers(len(records)))]
@@ -55,9 +56,7 @@ def multiply(folder: Path, out: Path, *, count: int, seed: int, synthetic: bool)
         image = image + rng.normal(0, 2, image.shape) * (image > 0)
         name = f"images/{place:05}.jpg"
         write_image(out / name, np.clip(image, 0, 255).astype(np.uint8))
-        found.append(
-            replace(record, image=name, patient=f"{seed}-{place}", synthetic=synthetic, split=None)
-        )
+        found.append(replace(record, image=name, patient=f"{seed}-{place}", synthetic=synthetic, split=None))
     write_metadata(out, found)
 
 

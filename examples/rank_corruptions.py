@@ -15,8 +15,9 @@ distance lies above the 97.5th percentile of the floor. The extractor (`retina`)
 
 Vessels are those that people drew where a record has them, else those the embedded segmenter finds. Prints
 JSON lines as `docs/results/figures.jsonl` keeps them: mean rho over kinds of the Frechet distance, with a
-95 % bootstrap interval over patients; `found` is the share of kinds and strengths above the floor, `kernel`
-and `kernel_found` are the same of the kernel distance, `kinds` says it of each kind and strength.
+95 % bootstrap interval over patients (widened to hold the value, where patients that stand twice in a draw
+raise the floor so much that most draws lie below it); `found` is the share of kinds and strengths above the
+floor, `kernel` and `kernel_found` are the same of the kernel distance, `kinds` says it of each kind and strength.
 """
 
 from __future__ import annotations
@@ -272,8 +273,9 @@ def figure(own: Sequence[Table], kinds: Sequence[str], patients: Sequence[str], 
     plain = [distances(table, kinds, patients, c, halves=c.halves) for table in own]
     cubic = [distances(table, kinds, patients, c, halves=c.halves, distance=kernel_distance) for table in own]
     each, above = np.mean([rhos(f) for f in plain], 0), np.mean([above_floor(f) for f in plain], 0)
+    value = round(float(each.mean()), 4)
     return {
-        "value": round(float(each.mean()), 4), "low": interval.low, "high": interval.high,
+        "value": value, "low": min(interval.low, value), "high": max(interval.high, value),
         "n": len(patients), "unit": "Spearman's rho",
         "found": round(float(above.mean()), 3),
         "kernel": round(float(np.mean([rhos(f) for f in cubic])), 4),
