@@ -17,7 +17,7 @@ Vessels are those that people drew where a record has them, else those the embed
 JSON lines as `docs/results/figures.jsonl` keeps them: mean rho over kinds of the Frechet distance, with a
 95 % bootstrap interval over patients (widened to hold the value, where patients that stand twice in a draw
 raise the floor so much that most draws lie below it); `found` is the share of kinds and strengths above the
-floor, `kernel` and `kernel_found` are the same of the kernel distance, `kinds` says it of each kind and strength.
+floor, `kernel` and `kernel_found` are the same of the kernel distance, `kinds` says it of each kind.
 """
 
 from __future__ import annotations
@@ -275,7 +275,7 @@ def figure(own: Sequence[Table], kinds: Sequence[str], patients: Sequence[str], 
     each, above = np.mean([rhos(f) for f in plain], 0), np.mean([above_floor(f) for f in plain], 0)
     value = round(float(each.mean()), 4)
     return {
-        "value": value, "low": min(interval.low, value), "high": max(interval.high, value),
+        "value": value, "low": min(interval.low or 0, value), "high": max(interval.high or 0, value),
         "n": len(patients), "unit": "Spearman's rho",
         "found": round(float(above.mean()), 3),
         "kernel": round(float(np.mean([rhos(f) for f in cubic])), 4),
