@@ -1,4 +1,4 @@
-"""Figures of an evaluation as lines for `docs/results`: JSON, or a table beside those of real images.
+"""Figures of an evaluation or an audit for `docs/results`: JSON lines, or a table beside real images' figures.
 
     python examples/result_table.py runs/judged --name painter | python docs/results/record.py
     python examples/result_table.py runs/judged --control runs/control --markdown
@@ -16,15 +16,16 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
+from fundusforge.audit.findings import AUDIT, Audit, read_audit
 from fundusforge.evaluate.figures import RESULTS, Figure, Results, read_results
 
 
 @dataclass(frozen=True)
 class ResultTable:
-    """Print the figures of an evaluation."""
+    """Print the figures of an evaluation or of an audit."""
 
     results: Annotated[Path, Positional]
-    """Folder with results.json."""
+    """Folder with results.json, or else audit.json."""
     control: Path | None = None
     """Folder with the results.json of real images, for the table."""
     name: str = "judged"
@@ -33,13 +34,20 @@ class ResultTable:
     """Print a table instead of JSON lines."""
 
 
-def lines(results: Results, name: str) -> list[str]:
+def read(folder: Path) -> Results | Audit:
+    """Read what a folder holds."""
+    if (folder / RESULTS).exists():
+        return read_results(folder / RESULTS)
+    return read_audit(folder / AUDIT)
+
+
+def lines(results: Results | Audit, name: str) -> list[str]:
     """Return a JSON line for every figure that has a value and an interval."""
     return [
         json.dumps(
             {
-                "name": f"{name}_{f.name}", "value": f.value, "low": f.low, "high": f.high, "n": f.n,
-                "unit": f.unit, "command": results.command,
+                "name": f"{name}_{f.name}", "value": short(f.value), "low": short(f.low),
+                "high": short(f.high), "n": f.n, "unit": f.unit or "1", "command": results.command,
             }
         )
         for f in results.figures
@@ -47,7 +55,7 @@ def lines(results: Results, name: str) -> list[str]:
     ]  # fmt: skip
 
 
-def table(results: Results, control: Results | None) -> list[str]:
+def table(results: Results | Audit, control: Results | Audit | None) -> list[str]:
     """Return a Markdown table of all figures, those without a value with their reason."""
     beside = {figure.name: figure for figure in control.figures} if control else {}
     head = [
@@ -67,6 +75,11 @@ def table(results: Results, control: Results | None) -> list[str]:
     return ["| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in rows]
 
 
+def short(value: float | None) -> float | None:
+    """Return four digits that count."""
+    return None if value is None else float(f"{value:.4g}")
+
+
 def words(figure: Figure) -> str:
     """Return value and interval, and the value of the real images themselves."""
     if figure.value is None:
@@ -79,8 +92,8 @@ def words(figure: Figure) -> str:
 
 def main(c: ResultTable) -> None:
     """Print."""
-    results = read_results(c.results / RESULTS)
-    control = read_results(c.control / RESULTS) if c.control else None
+    results = read(c.results)
+    control = read(c.control) if c.control else None
     print("\n".join(table(results, control) if c.markdown else lines(results, c.name)))
 
 
