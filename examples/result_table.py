@@ -1,4 +1,4 @@
-"""Figures of an evaluation or an audit for `docs/results`: JSON lines, or a table beside real images' figures.
+"""Figures of an evaluation or an audit for `docs/results`: JSON lines, or a table beside real images.
 
     python examples/result_table.py runs/judged --name painter | python docs/results/record.py
     python examples/result_table.py runs/judged --control runs/control --markdown
