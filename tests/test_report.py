@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fundusforge.audit.findings import Audit, Finding, Likeness, RealSet
 from fundusforge.config import to_json
 from fundusforge.evaluate.evidence import Judge
 from fundusforge.evaluate.figures import Atlas, Figure, read_results
@@ -146,6 +147,65 @@ def test_shows_the_atlas_and_subgroups(judged: Path) -> None:
     write_text(path, to_json(replace(results, atlas=Atlas(), subgroups=())))
     _, bare = read(write_report(ReportConfig(results=judged)))
     assert "Least plausible" not in bare.text and "By subgroup" not in bare.text
+
+
+def test_shows_the_audit_but_never_whom_an_image_is_like(judged: Path) -> None:
+    results = read_results(judged / "results.json")
+    worst = read_folder(judged / results.synthetic.folder)[2].image
+    tree = Likeness(test="trees", value=0.9, p=0.001, excess=9.0, neighbour="images/secret.png")
+    clear = Finding(
+        image=worst.replace("2", "3"), verdict="clear", p=0.5, neighbour="x.png", likeness=(tree,)
+    )
+    audit = Audit(
+        synthetic=results.synthetic,
+        train=RealSet(images=30, patients=20, terms=(), folders=(results.against,)),
+        holdout=RealSet(images=10, patients=9, terms=(), folders=(results.against,)),
+        level=0.01,
+        bar=2.0,
+        chance=(),
+        findings=(replace(clear, image=worst, verdict="same tree", neighbour="images/secret.png"), clear),
+        figures=(
+            Figure(
+                name="audit_offenders", title="Offenders", value=0.125, n=8, extractor="x", resize="y", seed=0
+            ),
+        ),
+        warnings=("Few held-out patients.",),
+        settings={},
+        command="",
+        version="0",
+    )
+    audit.write(judged / "audit.json")
+    html, page = read(write_report(ReportConfig(results=judged, audit=judged)))
+    assert "searched for 30 training images of 20 patients" in page.text
+    assert re.search(r"\b1 offend", page.text)
+    assert f"{Path(worst).name}; same tree" in page.text
+    assert "secret" not in html
+    assert "Few held-out patients." in page.text
+    assert "0.125" in page.text
+    assert "Copies of patients" not in read(write_report(ReportConfig(results=judged)))[1].text
+
+
+def test_an_audit_of_other_images_is_refused(judged: Path) -> None:
+    with pytest.raises(DatasetError, match="`fundusforge audit` makes it"):
+        write_report(ReportConfig(results=judged, audit=judged))
+    results = read_results(judged / "results.json")
+    other = RealSet(images=1, patients=1, terms=(), folders=())
+    Audit(
+        synthetic=replace(results.synthetic, metadata_sha256="0"),
+        train=other,
+        holdout=other,
+        level=0.01,
+        bar=2.0,
+        chance=(),
+        findings=(),
+        figures=(),
+        warnings=(),
+        settings={},
+        command="",
+        version="0",
+    ).write(judged / "audit.json")
+    with pytest.raises(DatasetError, match=r"audit\.json: is of other images than the results"):
+        write_report(ReportConfig(results=judged, audit=judged / "audit.json"))
 
 
 def test_can_be_read_aloud(judged: Path) -> None:

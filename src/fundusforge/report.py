@@ -1,4 +1,4 @@
-"""`results.json` as one page: pictures, figures with interval and floor, provenance, warnings.
+"""`results.json` as one page: pictures, figures with interval and floor, provenance, warnings, and an audit.
 
 The page is a single HTML file that asks nothing of the network: styles, drawings and pictures are inside it.
 By default it shows synthetic images only; the real ones enter when asked for, and then the page says so.
@@ -16,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from fundusforge.audit.findings import AUDIT, Audit, read_audit
 from fundusforge.evaluate.figures import RESULTS, Figure, FolderSummary, Judged, Results, read_results
 from fundusforge.images import Image, encode_image, read_image, read_mask
 from fundusforge.inspection import mask_colour, outlined, shown
@@ -33,6 +34,8 @@ class ReportConfig:
     """`results.json`, or the folder that holds it."""
     out: Path | None = None
     """The page to write; `report.html` beside the results by default."""
+    audit: Path | None = None
+    """`audit.json` of the judged folder, or the folder that holds it, to be shown too."""
     folder: Path | None = None
     """Folder of the judged images, if it has moved since."""
     against: Path | None = None
@@ -95,19 +98,40 @@ def write_report(config: ReportConfig) -> Path:
     path = config.results / RESULTS if config.results.is_dir() else config.results
     if not path.is_file():
         raise DatasetError(f"{path}: no such file; `fundusforge evaluate` makes it")
+    results = read_results(path)
+    audit = _audit(config.audit, results) if config.audit else None
     out = config.out or path.with_name("report.html")
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, page(read_results(path), config, beside=path.parent))
+    write_text(out, page(results, config, beside=path.parent, audit=audit))
     return out
 
 
-def page(results: Results, config: ReportConfig, *, beside: Path) -> str:
+def _audit(path: Path, results: Results) -> Audit:
+    """Read an audit of the folder that was judged.
+
+    Raises:
+        DatasetError: There is none, or it is of another folder or of another state of it.
+    """
+    path = path / AUDIT if path.is_dir() else path
+    if not path.is_file():
+        raise DatasetError(f"{path}: no such file; `fundusforge audit` makes it")
+    audit = read_audit(path)
+    if audit.synthetic.metadata_sha256 != results.synthetic.metadata_sha256:
+        raise DatasetError(
+            f"{path}: is of other images than the results: {audit.synthetic.images} images of "
+            f"{audit.synthetic.folder}, whose metadata.jsonl was not the one that was judged"
+        )
+    return audit
+
+
+def page(results: Results, config: ReportConfig, *, beside: Path, audit: Audit | None = None) -> str:
     """Return the page as HTML text.
 
     Args:
         results: What was measured.
         config: What to show.
         beside: The folder that the results' own paths start from.
+        audit: Of the same images.
 
     Raises:
         DatasetError: Real images were asked for and their folder is gone.
@@ -144,6 +168,9 @@ def page(results: Results, config: ReportConfig, *, beside: Path) -> str:
         real_sheet=real,
         patients=bool(real) or not all(record.synthetic for record in records),
         rows=[_row(figure) for figure in results.figures],
+        audit=audit,
+        audited=[_row(figure) for figure in audit.figures] if audit else [],
+        offenders=_offenders(folder, audit, config) if audit else [],
         seed=config.seed,
         settings=_settings(results),
     )
@@ -175,6 +202,21 @@ def _judged(folder: Path, judged: Sequence[Judged], config: ReportConfig) -> lis
     return [
         replace(_tile(folder, records[each.image], config.tile), caption=_fault(each))
         for each in judged
+        if each.image in records
+    ]
+
+
+def _offenders(folder: Path, audit: Audit, config: ReportConfig) -> list[Tile]:
+    """Return the pictures of the worst offenders that are still there; what they are like is never shown."""
+    if not folder.is_dir():
+        return []
+    records = {record.image: record for record in read_folder(folder) if record.synthetic}
+    return [
+        replace(
+            _tile(folder, records[each.image], config.tile),
+            caption=f"{Path(each.image).name}; {each.verdict.replace('_', ' ')}",
+        )
+        for each in audit.offenders()[: config.images]
         if each.image in records
     ]
 

@@ -22,12 +22,15 @@ class Report:
     Examples:
       fundusforge report results
       fundusforge report results --out page.html --images 24
+      fundusforge report results --audit audit
     """
 
     results: Annotated[Path, Positional, arg(metavar="RESULTS")]
     """Folder with results.json, or that file."""
     out: Annotated[Path | None, arg(metavar="FILE")] = None
     """Page to write; report.html beside the results if left out."""
+    audit: Annotated[Path | None, arg(metavar="AUDIT")] = None
+    """audit.json of the same images, or the folder that holds it, to be shown on the page too."""
     folder: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """Folder of the judged images, if it has moved since."""
     against: Annotated[Path | None, arg(metavar="FOLDER")] = None
@@ -48,8 +51,8 @@ class Report:
         from fundusforge.report import ReportConfig, write_report
 
         config = ReportConfig(
-            results=self.results, out=self.out, folder=self.folder, against=self.against, images=self.images,
-            include_real=self.include_real, title=self.title, seed=self.seed,
+            results=self.results, out=self.out, audit=self.audit, folder=self.folder, against=self.against,
+            images=self.images, include_real=self.include_real, title=self.title, seed=self.seed,
         )  # fmt: skip
         page = write_report(config)
         emit({"report": str(page)}, str(page), as_json=self.json)
