@@ -7,10 +7,11 @@ Every round draws the patients of a prepared folder anew into three parts that s
 quarter is held out and sets the threshold, and the rest are honest images of a folder to be audited. To
 these, `each` pictures of every kind are added (five kinds of copy, the same tree under a new texture, half
 copies; 23 are 5 % of a folder with 300 honest images): made of training photographs, stored as files, read
-and judged like any other. A plant counts as found if the verdict is an offence *and* the neighbour is the
-photograph it was made of, or another of the same patient. Honest images are of patients who stand in neither
-other part, so that a false alarm is one by construction. As in the command, held-out patients whose eye also
-stands among the training images under another name do not tell chance.
+and judged like any other by all three tests of the command: pixels, vessel trees, embedded features. A plant
+counts as found if the verdict is an offence *and* the neighbour is the photograph it was made of, or another
+of the same patient. Honest images are of patients who stand in neither other part, so that a false alarm is
+one by construction. As in the command, held-out patients whose eye also stands among the training images
+under another name do not tell chance.
 
 Prints lines of JSON: `audit_planted_recall` (all five kinds of copy), one line for each of them,
 `audit_same_tree_recall`, `audit_half_copy_recall`, `audit_false_alarm` (share of honest patients of whom an
@@ -40,6 +41,8 @@ from fundusforge.audit.stage import AuditConfig, search, views  # noqa: E402
 from fundusforge.audit.tally import wilson  # noqa: E402
 from fundusforge.cli.audit import quick_judge  # noqa: E402
 from fundusforge.evaluate.evidence import ImageSet, Judge  # noqa: E402
+from fundusforge.evaluate.extractors import load_extractor  # noqa: E402
+from fundusforge.evaluate.features import Extractor, features  # noqa: E402
 from fundusforge.records import Record, read_folder  # noqa: E402
 from fundusforge.sample.painter import Painter  # noqa: E402
 
@@ -60,7 +63,7 @@ class Round:
         )
 
     def findings(
-        self, known: dict[str, View], planted: ImageSet, *, judge: Judge | None, jobs: int
+        self, known: dict[str, View], planted: list[View], *, plants: list[Record], jobs: int
     ) -> tuple[list[Finding], list[Finding]]:
         """Return the verdicts on planted and on honest images."""
         config = AuditConfig(synthetic=Path(), train=[Path()], holdout=[Path()], out=Path())
@@ -73,13 +76,17 @@ class Round:
         doubles = {self.holdout.patients[place] for place in hidden(nearest)}
         apart = [i for i, patient in enumerate(self.holdout.patients) if patient not in doubles]
         chance = Unrelated([nearest[i] for i in apart], [self.holdout.patients[i] for i in apart])
-        queries = [*views(planted, judge=judge, jobs=jobs), *honest]
-        records = [*planted.records, *self.honest.records]
+        queries, records = [*planted, *honest], [*plants, *self.honest.records]
         found = [
             chance.judge(record, near, self.train, level=config.level, margin=config.margin)
             for record, near in zip(records, search(training, queries, jobs=jobs), strict=True)
         ]
         return found[: len(planted)], found[len(planted) :]
+
+
+def look(images: ImageSet, judge: Judge, extractor: Extractor, *, jobs: int) -> list[View]:
+    """Look at pictures in every space."""
+    return views(images, judge=judge, vectors=features(images, extractor, cache=None), jobs=jobs)
 
 
 def hit(plant: Plant, finding: Finding, owners: dict[str, str]) -> bool:
@@ -109,10 +116,11 @@ def main() -> int:
     owners = {record.image: record.patient for record in records}
     segmenter = quick_judge(None, device="cpu")
     assert segmenter is not None, "this installation has no vessel segmenter"
+    extractor = load_extractor("retina", device="cpu")
     repaint = repainter(segmenter, Painter.load(device="cpu"))
     start = time.perf_counter()
     everything = ImageSet(folder=options.folder, records=records)
-    seen = dict(zip(owners, views(everything, judge=segmenter, jobs=options.jobs), strict=True))
+    seen = dict(zip(owners, look(everything, segmenter, extractor, jobs=options.jobs), strict=True))
     looked = time.perf_counter() - start
     found: dict[str, list[bool]] = defaultdict(list)
     verdicts: dict[str, Counter[str]] = defaultdict(Counter)
@@ -125,7 +133,8 @@ def main() -> int:
                 seed=options.seed + number, repaint=repaint,
             )  # fmt: skip
             planted = ImageSet(folder=Path(name), records=[each.record for each in plants])
-            guilty, honest = part.findings(seen, planted, judge=segmenter, jobs=options.jobs)
+            shown = look(planted, segmenter, extractor, jobs=options.jobs)
+            guilty, honest = part.findings(seen, shown, plants=list(planted.records), jobs=options.jobs)
         for each, finding in zip(plants, guilty, strict=True):
             found[each.kind].append(hit(each, finding, owners))
             verdicts[each.kind][finding.verdict] += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -220,3 +221,26 @@ def test_halves_are_no_larger_than_the_synthetic_set() -> None:
         assert "120 of the real images" in found[name].notes[-1], name
         assert found[name].floor.patients == 120 and found[name].n_real == 600
         assert found[name].within_floor, name
+
+
+def test_a_poor_camera_stands_out_among_the_subgroups(
+    folders: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    """Of images that one camera spoils, kernel distance and probe say of which; few images have none."""
+    mixed = tmp_path / "mixed"
+    spoilt = [replace(record, camera="poor") for record in read_folder(folders[1])[:26]]
+    sound = [replace(record, camera="good") for record in read_folder(folders[0])[26:]]
+    shutil.copytree(folders[0], mixed)
+    for record in spoilt:
+        shutil.copy(folders[1] / record.image, mixed / record.image)
+    write_metadata(mixed, [*spoilt, *sound])
+    config = EvaluateConfig(
+        synthetic=mixed, against=folders[2], out=tmp_path, metrics=("kernel", "probe"), draws=100,
+        floor_repeats=5, atlas=False,
+    )  # fmt: skip
+    rows = {(r.figure, r.group): r for r in evaluate(config, extractor=Colours()).subgroups}
+    kernel_poor, kernel_good = (rows["kernel", camera] for camera in ("poor", "good"))
+    assert kernel_poor.low is not None and kernel_good.high is not None
+    assert kernel_poor.low > kernel_good.high
+    assert rows["probe_auc", "poor"].value > rows["probe_auc", "good"].value
+    assert kernel_poor.images == 26

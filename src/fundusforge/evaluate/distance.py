@@ -7,7 +7,7 @@ For the same reason the bootstrap is centred (`fundusforge.evaluate.statistics`)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +34,8 @@ class Distance:
     """Images below which, in either set, it is refused."""
     why: str
     """Why so many images are needed, in words."""
+    unbiased: bool = False
+    """Whether it is expected to be the same for any number of images, so that subgroups can have it."""
     limits: tuple[float, float] = (-np.inf, np.inf)
     """Range of the figure; an interval does not leave it."""
     notes: tuple[str, ...] = ()
@@ -63,6 +65,10 @@ def figure(
         statistic, synthetic.patients, real.patients, seed=evidence.seed, draws=draws or evidence.draws,
         method="centred",
     )  # fmt: skip
+    if distance.unbiased:
+        evidence.keep(
+            distance.name, (_against_all(statistic, len(real), distance.least), synthetic.records), None
+        )
     found = measured(value, interval)
     for end in ("low", "high"):
         found[end] = None if found[end] is None else float(np.clip(found[end], *distance.limits))
@@ -80,6 +86,15 @@ def figure(
         matched=matched(statistic, synthetic, halved, **often),
         reason="" if value is not None else "it is not defined for these sets",
     )  # fmt: skip
+
+
+def _against_all(statistic: Statistic, real: int, least: int) -> Statistic:
+    """Return the distance of some synthetic images from all real ones; None for fewer than `least`."""
+
+    def some(weights: Sequence[Weights]) -> float | None:
+        return None if weights[0].sum() < least else statistic([weights[0], np.ones(real)])
+
+    return some
 
 
 def _halved(real: ImageSet, most: int, *, seed: int) -> ImageSet:

@@ -78,6 +78,7 @@ KERNEL = Distance(
     compare=compare,
     least=_LEAST,
     why="its scatter would hide everything",
+    unbiased=True,
     notes=("Unbiased at any number of images; below zero means nothing but alike.",),
 )
 

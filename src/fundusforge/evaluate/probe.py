@@ -114,6 +114,11 @@ def figures(evidence: Evidence) -> list[Figure]:
     vectors = evidence.features(evidence.real)
     fake, real = probe_scores(evidence.features(evidence.synthetic), vectors, patients, seed=evidence.seed)
 
+    def against_all(weights: Sequence[Weights]) -> float | None:
+        return weighted_auc(fake, real, [weights[0], np.ones(len(real))])
+
+    evidence.keep("probe_auc", (against_all, evidence.synthetic.records), None)
+
     def between_halves(halves: Sequence[Weights]) -> float | None:
         chosen = [np.flatnonzero(half) for half in halves]
         names = [[evidence.real.patients[place] for place in half] for half in chosen]
