@@ -194,35 +194,31 @@ def _drawn(folder: Path, summary: FolderSummary, config: ReportConfig) -> tuple[
     return [records[index] for index in sorted(int(place) for place in order)], ""
 
 
-def _judged(folder: Path, judged: Sequence[Judged], config: ReportConfig) -> list[Tile]:
-    """Return the pictures of one end of the failure atlas, captioned with what is wrong; real ones never."""
-    if not judged or not folder.is_dir():
+def _captioned(folder: Path, pairs: Sequence[tuple[str, str]], config: ReportConfig) -> list[Tile]:
+    """Return the pictures of images with these captions, those that are still there; real ones never."""
+    if not pairs or not folder.is_dir():
         return []
     records = {record.image: record for record in read_folder(folder) if record.synthetic}
     return [
-        replace(_tile(folder, records[each.image], config.tile), caption=_fault(each))
-        for each in judged
-        if each.image in records
+        replace(_tile(folder, records[image], config.tile), caption=f"{Path(image).name}; {words}")
+        for image, words in pairs
+        if image in records
     ]
+
+
+def _judged(folder: Path, judged: Sequence[Judged], config: ReportConfig) -> list[Tile]:
+    """Return the pictures of one end of the failure atlas, captioned with what is wrong."""
+    return _captioned(folder, [(each.image, _fault(each)) for each in judged], config)
 
 
 def _offenders(folder: Path, audit: Audit, config: ReportConfig) -> list[Tile]:
-    """Return the pictures of the worst offenders that are still there; what they are like is never shown."""
-    if not folder.is_dir():
-        return []
-    records = {record.image: record for record in read_folder(folder) if record.synthetic}
-    return [
-        replace(
-            _tile(folder, records[each.image], config.tile),
-            caption=f"{Path(each.image).name}; {each.verdict.replace('_', ' ')}",
-        )
-        for each in audit.offenders()[: config.images]
-        if each.image in records
-    ]
+    """Return the pictures of the worst offenders; what they are like is never shown."""
+    worst = audit.offenders()[: config.images]
+    return _captioned(folder, [(each.image, each.verdict) for each in worst], config)
 
 
 def _fault(judged: Judged) -> str:
-    parts = [Path(judged.image).name, *(judged.violations or ("no rule broken",))]
+    parts = list(judged.violations or ("no rule broken",))
     return "; ".join(parts + ([f"probe {judged.score:+.1f}"] if judged.score is not None else []))
 
 
