@@ -1,7 +1,5 @@
 """Damages do what they say, where they say, and leave the rest alone."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -10,15 +8,9 @@ from torch import Tensor, nn
 from conftest import draw_fundus
 from fundusforge.models.damages import DAMAGES, damaged
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 EVERYWHERE = ("blur", "colour", "contrast", "checkerboard")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def eye(seed: int = 0, size: int = 128) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,6 @@
 A new family adds a line to `TINY`; the union of configurations says whether one is missing.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import get_args
 
@@ -16,6 +15,8 @@ from fundusforge.images import CODE_SIZE
 from fundusforge.models import FAMILIES, PRESETS, AnyConfig, ModelConfig, Pix2PixConfig, UNetConfig
 from fundusforge.models.recipe import Recipe, check_masks
 from fundusforge.models.selfsupervised import SelfSupervisedConfig
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ENCODER = "mobilenetv3_small_050"
 TINY = {
@@ -40,14 +41,6 @@ TINY = {
     "selfsupervised": SelfSupervisedConfig(size=64, crop=32, widths=(4, 8, 8), levels=2, features=6),
 }  # fmt: skip
 every = pytest.mark.parametrize("config", TINY.values(), ids=TINY.keys())
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def build(config: AnyConfig, seed: int = 0) -> Recipe:

@@ -1,6 +1,5 @@
 """The painter: black outside, colours from the code, noise from nothing, codes as measured."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,15 +11,9 @@ from fundusforge.images import CODE_SIZE
 from fundusforge.models import Pix2PixConfig
 from fundusforge.models.pix2pix import Discriminators, Generator
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = Pix2PixConfig(size=64, widths=(8, 16, 16, 16), discriminator_widths=(8, 16, 16), scales=2)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def layout(n: int = 1, side: int = 64) -> Tensor:

@@ -1,7 +1,6 @@
 """Self-supervised features: views keep pixels, the encoder is one call, its features point at damage."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,15 +23,9 @@ from fundusforge.models.selfsupervised import (
 from fundusforge.training.checkpoint import fill, load_model
 from fundusforge.training.run import LoopConfig
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = SelfSupervisedConfig(size=64, crop=32, widths=(4, 8, 8), levels=2, features=6)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def eyes(count: int, size: int = 128) -> Tensor:

@@ -1,6 +1,5 @@
 """Segmentation networks: sizes, patches, mirrors, and masks that some records lack."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -11,15 +10,9 @@ from fundusforge.models import UNetConfig
 from fundusforge.models.layers import LocalContrast
 from fundusforge.models.unet import SmallUNet, predict
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = UNetConfig(widths=(4, 8, 8), crop=32, diameter=64)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def eye(height: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -8,15 +8,10 @@ from pathlib import Path
 
 from fundusforge.evaluate.evidence import ImageSet
 from fundusforge.records import METADATA, DatasetError, Record
+from fundusforge.weights import sha256
 
 Digests = dict[str, str]
 """SHA-256 of each picture of a record, by what it shows: `image`, `field_of_view`, masks by name."""
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def metadata_sha256(folder: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shlex
 from collections import Counter
@@ -35,6 +34,7 @@ from fundusforge.evaluate.evidence import Evidence, ImageSet, Judge
 from fundusforge.evaluate.features import Extractor
 from fundusforge.evaluate.figures import RESULTS, Atlas, Figure, FolderSummary, JudgeSummary, Results
 from fundusforge.records import METADATA, DatasetError, Record, Split, check_splits, read_folder
+from fundusforge.weights import sha256
 
 Metric = Literal[
     "agreement", "amount", "anatomy", "probe", "ssim", "msssim", "diversity", "lpips", "swd", "frechet",
@@ -190,7 +190,7 @@ def summary(images: ImageSet, out: Path) -> FolderSummary:
         models=dict(sorted(Counter(r.provenance.model for r in made if r.provenance).items())),
         conditions=dict(sorted(Counter(_condition(record) for record in made).items())),
         terms=tuple(sorted({record.terms for record in images.records if record.terms})),
-        metadata_sha256=hashlib.sha256((images.folder / METADATA).read_bytes()).hexdigest(),
+        metadata_sha256=sha256(images.folder / METADATA),
     )
 
 
