@@ -37,17 +37,15 @@ import tyro
 from tyro.conf import Positional
 
 from corruptions import FRESH, HARMLESS, SEEN, STRENGTHS, UNSEEN, Photograph, corrupt
-from fundusforge import weights as embedded
 from fundusforge.annotate.vessels import Segmenter, detect_field
-from fundusforge.config import from_json
-from fundusforge.evaluate.extractors import RETINA
+from fundusforge.cli.fitting import spread
+from fundusforge.evaluate.extractors import load_encoder
 from fundusforge.evaluate.frechet import frechet_distance
 from fundusforge.evaluate.kernel import kernel_distance
 from fundusforge.evaluate.statistics import bootstrap
 from fundusforge.images import Image, colour_code, read_image, read_mask, resize
-from fundusforge.models.selfsupervised import Encoder, SelfSupervisedConfig, fit_features
+from fundusforge.models.selfsupervised import Encoder, fit_features
 from fundusforge.records import Record, Split, check_splits, read_folder
-from fundusforge.training.checkpoint import fill, load_model, model_file
 
 Features = np.ndarray
 """(N, D) one row per photograph."""
@@ -111,16 +109,6 @@ def photographs(rows: Sequence[tuple[Path, Record]]) -> list[Photograph]:
             vessels = (segmenter.probability(image, field) >= segmenter.threshold).astype(np.uint8) * 255
         found.append(Photograph(image=image, field=field, vessels=vessels))
     return found
-
-
-def load_encoder(path: Path) -> Encoder:
-    """Read an encoder from a run or a file of weights."""
-    file = embedded.FOLDER / f"{RETINA}.safetensors" if path == Path("embedded") else model_file(path)
-    tensors, metadata = load_model(file, kind="selfsupervised")
-    encoder = Encoder(from_json(SelfSupervisedConfig, metadata["config"], where=str(file)))
-    own = {name.removeprefix("encoder."): t for name, t in tensors.items() if name.startswith("encoder.")}
-    fill(encoder, own, where=file)
-    return encoder.eval()
 
 
 @torch.no_grad()
@@ -302,12 +290,6 @@ def harmless_found(table: Table, patients: Sequence[str], c: Rank) -> float:
     return float(above_floor(np.array(found).swapaxes(0, 1)).mean())
 
 
-def spread(rows: Sequence[tuple[Path, Record]], count: int) -> list[tuple[Path, Record]]:
-    """Return at most `count` rows, evenly spaced over all of them."""
-    places = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
-    return [rows[place] for place in places]
-
-
 def main(c: Rank) -> None:
     """Print the figures."""
     read = [(folder, read_folder(folder)) for folder in c.folders]
@@ -318,7 +300,7 @@ def main(c: Rank) -> None:
         for row in spread([(folder, r) for r in held_out(records, c.splits)], c.limit or len(records))
     ]
     shown, patients = photographs(rows), [record.patient for _, record in rows]
-    encoder = load_encoder(c.weights)
+    encoder = load_encoder(None if c.weights == Path("embedded") else c.weights)
     learnt = [(folder, record) for folder in c.fit for record in read_folder(folder, splits=["train"])]
     clean = [read_image(folder / record.image) for folder, record in spread(learnt or rows, c.fitted)]
     extractors: list[Extractor] = [partial(trained, encoder), plain]

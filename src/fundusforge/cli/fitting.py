@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ from fundusforge.training.batches import Batches
 from fundusforge.training.checkpoint import annotate_metadata, model_file
 from fundusforge.training.loop import Validation, train
 from fundusforge.training.run import STATE, LoopConfig
+
+T = TypeVar("T")
 
 JUDGED = 32
 """Images of split `val` on which a model is judged, evenly spread, so that judging stays quick."""
@@ -144,8 +146,8 @@ def located(record: Record, folder: Path) -> Record:
     )
 
 
-def spread(records: Sequence[Record], count: int) -> list[Record]:
-    """Return at most `count` records, evenly spaced over all of them."""
+def spread(records: Sequence[T], count: int) -> list[T]:
+    """Return at most `count` records (or what goes with them), evenly spaced over all of them."""
     places = np.unique(np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int))
     return [records[place] for place in places]
 

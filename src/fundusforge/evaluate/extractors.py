@@ -171,7 +171,16 @@ def _network(
 # ---- one by one --------------------------------------------------------------------------------------------
 
 
-def _retina(path: Path | None, device: torch.device) -> Network:
+def load_encoder(path: Path | None = None) -> Encoder:
+    """Read a self-supervised encoder, in evaluation mode.
+
+    Args:
+        path: A run or a file of weights; the embedded ones if None.
+
+    Raises:
+        ConfigError: None is named and this installation has none.
+        CheckpointError: Missing, broken or foreign weights.
+    """
     file = embedded.FOLDER / f"{RETINA}.safetensors" if path is None else model_file(path)
     if not file.is_file():
         raise ConfigError(
@@ -182,7 +191,11 @@ def _retina(path: Path | None, device: torch.device) -> Network:
     net = Encoder(from_json(SelfSupervisedConfig, metadata["config"], where=str(file)))
     own = {n.removeprefix("encoder."): t for n, t in tensors.items() if n.startswith("encoder.")}
     fill(net, own, where=file)
-    net = net.to(memory_format=torch.channels_last)
+    return net.eval()
+
+
+def _retina(path: Path | None, device: torch.device) -> Network:
+    net = load_encoder(path).to(memory_format=torch.channels_last)
     half = (0.5, 0.5, 0.5)
     return _network(
         net, name="retina", size=net.size, mean=half, deviation=half, dimensions=net.features, device=device

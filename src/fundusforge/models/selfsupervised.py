@@ -13,12 +13,8 @@ eyes differ most, drown everything else in a distance; and a distance of few num
 
 An `Encoder` is one call, (N, 3, H, W) in [-1, 1] to (N, D), with size, normalisation and projection in it:
 
-    file = weights.FOLDER / "retina-features.safetensors"
-    tensors, metadata = load_model(file, kind="selfsupervised")  # fundusforge.training.checkpoint
-    encoder = Encoder(from_json(SelfSupervisedConfig, metadata["config"]))
-    own = {name.removeprefix("encoder."): t for name, t in tensors.items() if name.startswith("encoder.")}
-    fill(encoder, own, where=file)
-    features = encoder.eval()(images)
+    encoder = load_encoder(Path("runs/retina"))  # fundusforge.evaluate.extractors; no path: the embedded one
+    features = encoder(images)
 """
 
 from __future__ import annotations
