@@ -153,8 +153,12 @@ def _to_rgb8(path: Path, pixels: NDArray) -> Image:
     return np.ascontiguousarray(pixels)
 
 
-def read_mask(path: Path) -> Grey:
+def read_mask(path: Path, *, soft: bool = False) -> Grey:
     """Read a mask of this package's folders as (H, W) uint8 of exactly 0 and 255.
+
+    Args:
+        path: The file.
+        soft: Take values between them too.
 
     Raises:
         DatasetError: Unreadable, in colour, not of 8 bits, or a value other than 0 and 255.
@@ -168,7 +172,7 @@ def read_mask(path: Path) -> Grey:
     if decoded.ndim == 3 and (decoded[..., :3] != mask[..., None]).any():
         raise DatasetError(f"{path}: a mask must have one channel, found a picture in colour")
     values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()
-    if not set(values) <= {0, 255}:
+    if not soft and not set(values) <= {0, 255}:
         hint = " (multiply by 255)" if set(values) <= {0, 1} else ""
         raise DatasetError(f"{path}: a mask must hold only 0 and 255, found {values[:5]}{hint}")
     return mask

@@ -169,7 +169,7 @@ def contact_sheet(folder: Path, records: Sequence[Record], *, tile: int = 256, c
     tiles: list[Image] = []
     names: set[str] = set()
     for record in records:
-        masks = {name: read_mask(folder / mask.path) for name, mask in record.masks.items()}
+        masks = {name: read_mask(folder / mask.path) for name, mask in record.masks.items() if not mask.soft}
         masks = {name: mask for name, mask in masks.items() if mask.any()}
         names |= set(shown(masks))
         tiles.append(outlined(read_image(folder / record.image), masks, tile=tile))
@@ -318,8 +318,11 @@ def _look(folder: Path, record: Record) -> _Look:
 def _masks(folder: Path, record: Record, image: Image | None, add: Add) -> dict[str, Grey]:
     """Read the masks and the field of view that can be read and fit the image."""
     found: dict[str, Grey] = {}
+    soft = {name for name, mask in record.masks.items() if mask.soft}
     for name, path in ({"field_of_view": record.field_of_view} | _mask_paths(record)).items():
-        mask = _attempt(lambda path=path: read_mask(folder / path), add, "mask_values") if path else None
+        if path is None:
+            continue
+        mask = _attempt(lambda f=folder / path, s=name in soft: read_mask(f, soft=s), add, "mask_values")
         if mask is not None and image is not None and mask.shape != image.shape[:2]:
             sizes = [f"{shape[1]}x{shape[0]}" for shape in (mask.shape, image.shape)]
             add("mask_size", f"{name} is {sizes[0]}, the image {sizes[1]}")

@@ -46,6 +46,8 @@ class Mask:
     """Relative path."""
     origin: Origin
     """Who drew it: a human, a model (`predicted`), the generator itself, or the phantom."""
+    soft: bool = False
+    """Whether it has values between 0 and 255: an activation map, which has no outline."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +107,9 @@ class Record:
     labels: tuple[str, ...] = ()
     """Further findings of the whole image, sorted."""
     predicted: tuple[str, ...] = ()
-    """Names of those fields above (`grade`, `eye`, ...) that a model filled in, not a person."""
+    """Names of those fields above (`grade`, `eye`, ...) and labels that a model filled in, not a person."""
+    confidences: Mapping[str, float] = field(default_factory=dict[str, float])
+    """How sure a model was, 0 to 1, by mask, label or field that it filled in."""
     synthetic: bool = False
     structure_from_patient: bool = False
     """True if a patient's own mask shaped a synthetic image: a vessel tree is a biometric."""
@@ -120,6 +124,9 @@ class Record:
         for name, value, high in (("grade", self.grade, 4), ("oedema_risk", self.oedema_risk, 2)):
             if value is not None and not 0 <= value <= high:
                 raise DatasetError(f"{name} must be between 0 and {high}, not {value}")
+        for name, value in self.confidences.items():
+            if not 0 <= value <= 1:
+                raise DatasetError(f"confidence of {name!r} must be between 0 and 1, not {value}")
         if self.visit is not None and self.visit < 1:
             raise DatasetError(f"visit must be 1 or more, not {self.visit}")
         if self.age is not None and not 0 <= self.age <= 150:
@@ -153,10 +160,12 @@ def to_line(record: Record) -> str:
     row |= {
         name: value
         for name in _PLAIN
-        if (value := plain[name]) is not None and value is not False and value != []
+        if (value := plain[name]) is not None and value is not False and value != [] and value != {}
     }
     if record.masks:
         row["mask_origins"] = {name: mask.origin for name, mask in record.masks.items()}
+    if soft := [name for name, mask in record.masks.items() if mask.soft]:
+        row["soft_masks"] = soft
     if record.contrasts:
         row["contrast_scales"] = {
             n: {"scale": c.scale, "offset": c.offset} for n, c in record.contrasts.items()
@@ -215,7 +224,7 @@ def _nest(row: Mapping[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {"image": _safe(row["file_name"]), "masks": {}, "contrasts": {}}
     for key, value in row.items():
         what = key.removesuffix("_file_name")
-        if key in {"file_name", "mask_origins", "contrast_scales"} or value is None:
+        if key in {"file_name", "mask_origins", "soft_masks", "contrast_scales"} or value is None:
             continue
         if key in _PLAIN:
             nested[key] = value
@@ -230,6 +239,12 @@ def _nest(row: Mapping[str, Any]) -> dict[str, Any]:
             nested["masks"][what] = {"path": _safe(value), "origin": origins.pop(what, None)}
         else:
             raise DatasetError(f"unknown field {key!r}")
+    for name in _names(row, "soft_masks"):
+        if name not in nested["masks"]:
+            raise DatasetError(f"{name!r} is said to be a soft mask, but no such file is given")
+        nested["masks"][name]["soft"] = True
+    # Hugging Face writes one table for all rows, with null where a row has no such key.
+    nested["confidences"] = {n: v for n, v in _table(row, "confidences").items() if v is not None}
     if left := sorted(name for name, value in (origins | scales).items() if value is not None):
         raise DatasetError(f"an origin or scale is given for {left[0]!r}, but no such file")
     return nested
@@ -241,6 +256,15 @@ def _table(row: Mapping[str, Any], key: str) -> dict[str, Any]:
     if not isinstance(value, dict | None):
         raise DatasetError(f"{key}: expected an object, not {value!r}")
     return dict(cast("dict[str, Any]", value or {}))
+
+
+def _names(row: Mapping[str, Any], key: str) -> list[str]:
+    """Return the list of names under `key`, empty where there is none."""
+    value = row.get(key)
+    names = cast("list[object]", value) if isinstance(value, list) else [] if value is None else [value]
+    if isinstance(value, str) or not all(isinstance(name, str) for name in names):
+        raise DatasetError(f"{key}: expected a list of names, not {value!r}")
+    return cast("list[str]", names)
 
 
 def _safe(path: object) -> str:
@@ -391,6 +415,6 @@ def check_splits(*folders: tuple[Path, Sequence[Record]]) -> None:
         raise DatasetError(f"{len(torn)} patients stand in more than one split ({shown})")
 
 
-def with_mask(record: Record, name: str, path: str, origin: Origin) -> Record:
+def with_mask(record: Record, name: str, path: str, origin: Origin, *, soft: bool = False) -> Record:
     """Return the record with one mask added or replaced."""
-    return replace(record, masks={**record.masks, name: Mask(path=path, origin=origin)})
+    return replace(record, masks={**record.masks, name: Mask(path=path, origin=origin, soft=soft)})

@@ -263,7 +263,7 @@ def _painted(folder: Path, record: Record, side: int) -> tuple[Image, tuple[str,
     canvas = np.zeros((*read_image(folder / record.image).shape[:2], 3), np.uint8)
     if record.field_of_view:
         canvas[read_mask(folder / record.field_of_view) > 0] = 38
-    masks = {name: read_mask(folder / mask.path) > 0 for name, mask in record.masks.items()}
+    masks = {name: read_mask(folder / mask.path) > 0 for name, mask in record.masks.items() if not mask.soft}
     drawn = shown(name for name, mask in masks.items() if mask.any())
     for name in drawn:
         canvas[masks[name]] = mask_colour(name)

@@ -25,6 +25,8 @@ GRADES = (0, 1, 2, 3, 4)
 GRADE_NAMES = ("none", "mild", "moderate", "severe", "proliferative")
 QUADRANTS = ("superior_temporal", "superior_nasal", "inferior_temporal", "inferior_nasal")
 """Names of the quadrants, in the order of `Findings.quadrants`."""
+LESIONS = ("microaneurysms", "haemorrhages", "hard_exudates", "soft_exudates")
+"""Masks of what a retina of grade 0 has none of."""
 SEVERE_HAEMORRHAGES = 20
 """The 4 of the 4-2-1 rule needs more than this many haemorrhages in each quadrant."""
 
@@ -48,7 +50,7 @@ class Quadrant:
     """Prominent."""
 
     def __post_init__(self) -> None:
-        for name in ("microaneurysms", "haemorrhages", "hard_exudates", "soft_exudates"):
+        for name in LESIONS:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
 

@@ -39,8 +39,9 @@ class LocalContrast(nn.Module):
     """Remove illumination and camera colour: subtract the local mean, divide by the local standard deviation.
 
     Means are Gaussian with a standard deviation of `sigma` pixels and take only pixels of the field of view,
-    so that its rim leaves no halo. There is nothing to learn. It always computes in single precision: the
-    variance is a small difference of large numbers.
+    so that its rim leaves no halo. They are smooth, so they are found on a grid `step` times as coarse, which
+    changes them by less than a hundredth and costs a fraction. There is nothing to learn. It always computes
+    in single precision: the variance is a small difference of large numbers.
     """
 
     kernel: Tensor
@@ -48,15 +49,20 @@ class LocalContrast(nn.Module):
     def __init__(self, sigma: float) -> None:
         """Prepare a separable kernel of three standard deviations to either side."""
         super().__init__()
-        reach = int(3 * sigma)
-        line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
+        self.step = max(1, int(sigma / 8))
+        deviation = sigma / self.step
+        reach = int(3 * deviation)
+        line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / deviation) ** 2)
         self.register_buffer("kernel", line / line.sum(), persistent=False)
 
     def _blur(self, x: Tensor) -> Tensor:
-        channels, reach = x.shape[1], len(self.kernel) // 2
+        (channels, height, width), reach = x.shape[1:], len(self.kernel) // 2
+        coarse = F.avg_pool2d(F.pad(x, (0, -width % self.step, 0, -height % self.step)), self.step)
         line = self.kernel.float().expand(channels, 1, -1)
-        x = F.conv2d(x, line[:, :, :, None], padding=(reach, 0), groups=channels)
-        return F.conv2d(x, line[:, :, None, :], padding=(0, reach), groups=channels)
+        coarse = F.conv2d(coarse, line[:, :, :, None], padding=(reach, 0), groups=channels)
+        coarse = F.conv2d(coarse, line[:, :, None, :], padding=(0, reach), groups=channels)
+        fine = F.interpolate(coarse, scale_factor=self.step, mode="bilinear", align_corners=False)
+        return fine[..., :height, :width]
 
     def forward(self, image: Tensor, field: Tensor) -> Tensor:
         """Map image (N, C, H, W) and field of view (N, 1, H, W) to local contrast (N, C, H, W), 0 outside."""

@@ -34,7 +34,7 @@ class Phase:
 class View:
     """How a model wants to see the records of a dataset folder; `training.batches` turns it into tensors.
 
-    A batch is a dict of tensors: `image` (N, 3, H, W) in [-1, 1]; `masks` (N, C, H, W) in {0, 1} with C names
+    A batch is a dict of tensors: `image` (N, 3, H, W) in [-1, 1]; `masks` (N, C, H, W) in [0, 1] with C names
     in the order of `masks`; `masks_known` (N, C), 0 where a record has no such mask; `field_of_view` (N, 1,
     H, W) in {0, 1}; `code` (N, K) float32 where `code` is set; `grade` (N,) int64, -1 where unknown; `index`
     (N,) the place of the record in the folder.
@@ -46,6 +46,9 @@ class View:
     """Side in pixels to which whole images are resized (square, padded); None keeps each image's own size."""
     crop: int | None = None
     """Side in pixels of random square crops; None takes whole images."""
+    focus: float = 0.0
+    """Share of the crops that are centred near a pixel of one of the masks, each mask that an image has being
+    as likely: for lesions that cover a thousandth of the retina."""
     augment: Literal["none", "segmentation", "translation"] = "none"
     """`segmentation`: flips, rotation, scale, elastic warp, colour, gamma, blur, noise. `translation`:
     geometry shared by image and masks, colours untouched."""

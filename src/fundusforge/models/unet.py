@@ -36,15 +36,19 @@ class UNetConfig:
     """Any timm encoder with feature maps, for `unet` and `fpn`."""
     pretrained: bool = False
     """Start the encoder from ImageNet weights (downloaded by timm; needs the network)."""
-    inputs: Literal["rgb", "local", "grey"] = "rgb"
-    """`local`: colour after removal of local mean and contrast, robust across cameras; `grey`: grey, gamma
-    and CLAHE as Beers."""
+    inputs: Literal["rgb", "local", "both", "grey"] = "rgb"
+    """`local`: colour after removal of local mean and contrast, robust across cameras; `both`: colour and
+    that; `grey`: grey, gamma and CLAHE as Beers."""
     diameter: int = 512
     """Field-of-view diameter in pixels at which the network reads images, in training and after."""
     crop: int = 128
     """Side of the random training crops, in pixels."""
+    focus: float = 0.0
+    """Share of the training crops near a pixel of one of the masks, for small lesions."""
     zoom: tuple[float, float] = (0.8, 1.25)
     """Range of the random zoom in training."""
+    balance_cameras: bool = False
+    """Learn from cameras equally often instead of from images equally often."""
     patch: int = 0
     """Predict in overlapping patches of this side; 0 predicts whole images."""
     overlap: int = 8
@@ -110,17 +114,18 @@ class Segmentation(nn.Module):
     def __init__(self, c: UNetConfig) -> None:
         """Build the network that the configuration names."""
         super().__init__()
-        self.inputs = LocalContrast(sigma=c.diameter / 40) if c.inputs == "local" else None
-        channels = 1 if c.inputs == "grey" else 3
-        self.grey = c.inputs == "grey"
+        self.contrast = LocalContrast(sigma=c.diameter / 40) if c.inputs in {"local", "both"} else None
+        self.inputs = c.inputs
+        channels = {"grey": 1, "both": 6}.get(c.inputs, 3)
         self.net = _network(c, channels)
         self.multiple = c.multiple
 
     def forward(self, image: Tensor, field: Tensor) -> Tensor:
         """Map image (N, 3, H, W) in [-1, 1] and field of view (N, 1, H, W) to logits (N, masks, H, W)."""
-        if self.inputs is not None:
-            image = self.inputs(image, field)
-        return self.net(image[:, :1] if self.grey else image)
+        if self.contrast is not None:
+            even = self.contrast(image, field)
+            image = torch.cat([image, even], 1) if self.inputs == "both" else even
+        return self.net(image[:, :1] if self.inputs == "grey" else image)
 
 
 def _network(c: UNetConfig, channels: int) -> nn.Module:
@@ -150,9 +155,11 @@ class UNet:
             masks=c.masks,
             size=c.diameter,
             crop=c.crop,
+            focus=c.focus,
             augment="segmentation",
             scale=c.zoom,
             grey=c.inputs == "grey",
+            balance_cameras=c.balance_cameras,
         )
 
     def losses(self, phase: str, batch: dict[str, Tensor], images: int) -> dict[str, Tensor]:

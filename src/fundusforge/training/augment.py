@@ -64,20 +64,21 @@ def draw(sample: Sample, view: View, rng: np.random.Generator) -> Sample:
     """Return one random view of a stored sample.
 
     Args:
-        sample: Stored image, masks and field of view, uint8 (masks and field of view 0 and 1).
-        view: What the model wants; its `crop`, `augment` and `scale` count here.
+        sample: Stored image, masks and field of view, uint8 of 0 to 255.
+        view: What the model wants; its `crop`, `focus`, `augment` and `scale` count here.
         rng: Source of every draw.
 
     Returns:
-        float32: image in [0, 1], black outside the field of view if anything was changed; masks and field of
-        view in {0, 1}. Crops are centred on a point inside the field of view.
+        float32 in [0, 1], the image black outside the field of view if anything was changed; outlined
+        structures and the field of view are 0 or 1. Crops are centred on a point inside the field of view, or
+        near a structure.
     """
     geometry = _Geometry.draw(view, rng)
     if view.crop:
         side = geometry.side(view.crop)
-        row, column = _point_inside(sample.field_of_view[0], rng)
+        row, column = _centre(sample, view, rng)
         sample = sample.window(row - side // 2, column - side // 2, side, side)
-    sample = replace(sample, image=sample.image.float() / 255.0)
+    sample = Sample(*(layer.float() / 255.0 for layer in (sample.image, sample.masks, sample.field_of_view)))
     sample = geometry.apply(sample, view.crop)
     if view.augment == "segmentation":
         if rng.random() < ELASTIC_SHARE:
@@ -85,7 +86,21 @@ def draw(sample: Sample, view: View, rng: np.random.Generator) -> Sample:
         sample = replace(sample, image=_recolour(sample.image, rng))
     if view.augment != "none":  # interpolation and noise reach over the rim
         sample = replace(sample, image=sample.image * sample.field_of_view)
-    return replace(sample, masks=sample.masks.float(), field_of_view=sample.field_of_view.float())
+    return sample
+
+
+def _centre(sample: Sample, view: View, rng: np.random.Generator) -> tuple[int, int]:
+    """Where to crop: near a structure as often as the view says, else anywhere inside the field of view."""
+    if view.focus and view.crop and rng.random() < view.focus:
+        present = [mask for mask in sample.masks if mask.any()]
+        if present:
+            mask = present[int(rng.integers(len(present)))].numpy()
+            pixels = np.flatnonzero(mask)
+            row, column = divmod(int(pixels[rng.integers(len(pixels))]), mask.shape[1])
+            reach = view.crop // 3
+            down, right = rng.integers(-reach, reach + 1, 2).tolist()
+            return row + down, column + right
+    return _point_inside(sample.field_of_view[0], rng)
 
 
 def _point_inside(field_of_view: Tensor, rng: np.random.Generator) -> tuple[int, int]:
@@ -167,7 +182,7 @@ def _elastic(sample: Sample, rng: np.random.Generator) -> Sample:
 
 
 def _recolour(image: Tensor, rng: np.random.Generator) -> Tensor:
-    """Change brightness, contrast, saturation, hue, gamma, sharpness and noise, each sometimes."""
+    """Change brightness, contrast, colours, gamma, sharpness, resolution and noise, each sometimes."""
     gains = torch.from_numpy(rng.uniform(0.9, 1.1, (3, 1, 1)).astype(np.float32))
     changes: tuple[tuple[float, Callable[[Tensor], Tensor]], ...] = (
         (0.5, lambda x: transforms.adjust_brightness(x, rng.uniform(0.75, 1.3))),
@@ -177,12 +192,20 @@ def _recolour(image: Tensor, rng: np.random.Generator) -> Tensor:
         (0.2, lambda x: transforms.adjust_hue(x, rng.uniform(-0.03, 0.03))),
         (0.3, lambda x: (x * gains).clamp(0.0, 1.0)),
         (0.15, lambda x: transforms.gaussian_blur(x, [5, 5], [rng.uniform(0.3, 1.2)])),
+        (0.2, lambda x: _coarser(x, rng.uniform(1.2, 2.5))),
         (0.2, lambda x: _noisy(x, rng)),
     )
     for share, change in changes:
         if rng.random() < share:
             image = change(image)
     return image
+
+
+def _coarser(image: Tensor, factor: float) -> Tensor:
+    """The image as a camera of fewer pixels would give it, at its size."""
+    size = [max(1, round(side / factor)) for side in image.shape[-2:]]
+    few = transforms.resize(image, size, antialias=True)
+    return transforms.resize(few, list(image.shape[-2:]), antialias=False).clamp(0.0, 1.0)
 
 
 def _noisy(image: Tensor, rng: np.random.Generator) -> Tensor:

@@ -25,6 +25,7 @@ from torch import Tensor
 from fundusforge import images
 from fundusforge.models.recipe import View
 from fundusforge.records import DatasetError, Record
+from fundusforge.severity import LESIONS
 from fundusforge.training.augment import Sample, draw
 
 _ORDER, _CHANGE = 1, 2
@@ -134,7 +135,7 @@ class Batches:
         index = self.place(k)
         record = self.records[index]
         sample = draw(self.stored(index), self.view, np.random.default_rng([self.seed, _CHANGE, k]))
-        known = [name in record.masks for name in self.view.masks]
+        known = [knows(record, name) for name in self.view.masks]
         row = {
             "image": sample.image * 2.0 - 1.0,
             "masks": sample.masks,
@@ -165,20 +166,30 @@ class Batches:
             inside = _mask(self.folder / record.field_of_view, (height, width))
         if self.view.code and index not in self._codes:
             self._codes[index] = images.colour_code(image, inside)
+        soft = [name in record.masks and record.masks[name].soft for name in self.view.masks]
         masks = [
-            _mask(self.folder / record.masks[name].path, (height, width))
+            _mask(self.folder / record.masks[name].path, (height, width), soft=values)
             if name in record.masks
             else np.zeros((height, width), np.uint8)
-            for name in self.view.masks
+            for name, values in zip(self.view.masks, soft, strict=True)
         ]
         if size is not None:
             image = images.resize(_square(image), size)
-            *masks, inside = (images.resize_mask(_square(layer), size) for layer in (*masks, inside))
+            *masks, inside = (
+                images.resize(_square(layer), size) if values else images.resize_mask(_square(layer), size)
+                for layer, values in zip((*masks, inside), (*soft, False), strict=True)
+            )
         image = images.grey_clahe(image) if self.view.grey else image
-        stack = torch.from_numpy(np.stack([*masks, inside]) // 255)
+        stack = torch.from_numpy(np.stack([*masks, inside]))
         return Sample(
             torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), stack[:-1], stack[-1:]
         )
+
+
+def knows(record: Record, mask: str) -> bool:
+    """Tell whether a mask is known: drawn, or empty because a person graded the retina free of lesions."""
+    healthy = record.grade == 0 and "grade" not in record.predicted
+    return mask in record.masks or (healthy and mask in LESIONS)
 
 
 class _Cache:
@@ -212,9 +223,9 @@ def _cameras(records: Sequence[Record], members: Sequence[int]) -> list[list[int
     return [groups[name] for name in sorted(groups)]
 
 
-def _mask(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+def _mask(path: Path, size: tuple[int, int], *, soft: bool = False) -> NDArray[np.uint8]:
     """Read a mask that must have the image's size."""
-    mask = images.read_mask(path)
+    mask = images.read_mask(path, soft=soft)
     if mask.shape != size:
         raise DatasetError(
             f"{path}: {mask.shape[1]}x{mask.shape[0]} pixels, but its image is {size[1]}x{size[0]}"
