@@ -23,10 +23,10 @@ import numpy as np
 import tyro
 from tyro.conf import Positional
 
+from fundusforge.annotate.disc import Disc, find_disc
 from fundusforge.annotate.shapes import plausible, to_mask
 from fundusforge.annotate.vessels import Segmenter, known_patients
 from fundusforge.audit.tally import wilson
-from fundusforge.evaluate.anatomy.disc import Disc, find_disc
 from fundusforge.evaluate.plausibility import ASTRAY
 from fundusforge.evaluate.statistics import bootstrap, weighted_mean
 from fundusforge.images import Grey, Image, read_image, read_mask

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
+from fundusforge.annotate.disc import Disc, find_disc
 from fundusforge.evaluate.anatomy.defects import across_disc, broken_vessels, orphan_length
-from fundusforge.evaluate.anatomy.disc import Disc, find_disc
 from fundusforge.evaluate.anatomy.skeleton import vessel_graph
 from fundusforge.sources.phantom import draw_eye
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from skimage.draw import line
 
-from fundusforge.evaluate.anatomy.disc import Disc, find_disc
+from fundusforge.annotate.disc import Disc, find_disc
 from fundusforge.evaluate.anatomy.skeleton import vessel_graph
 from fundusforge.evaluate.anatomy.snr import ZONES, vessel_snr
 from fundusforge.sources.phantom import draw_eye

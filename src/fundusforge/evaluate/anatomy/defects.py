@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fundusforge.evaluate.anatomy.disc import Disc
+from fundusforge.annotate.disc import Disc
 from fundusforge.evaluate.anatomy.skeleton import Floats, Graph, Segment
 
 WIDEST_GAP = 4.0

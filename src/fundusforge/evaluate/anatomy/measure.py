@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fundusforge.annotate.disc import Disc, find_disc, geometry
+from fundusforge.annotate.fovea import Search, find_fovea
 from fundusforge.evaluate.anatomy.defects import across_disc, broken_vessels, orphan_length
-from fundusforge.evaluate.anatomy.disc import Disc, find_disc, geometry
-from fundusforge.evaluate.anatomy.fovea import Search, find_fovea
 from fundusforge.evaluate.anatomy.fractal import fractal_dimension
 from fundusforge.evaluate.anatomy.skeleton import Graph, branch_points, vessel_graph
 from fundusforge.evaluate.anatomy.snr import ZONES, vessel_snr

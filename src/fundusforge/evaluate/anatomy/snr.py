@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fundusforge.evaluate.anatomy.disc import Disc
+from fundusforge.annotate.disc import Disc
 from fundusforge.evaluate.anatomy.skeleton import Floats, Graph
 
 ZONES: dict[str, tuple[float, float]] = {"kim": (2.0, 3.0), "usual": (1.0, 1.5)}

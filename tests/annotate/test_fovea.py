@@ -7,8 +7,8 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from fundusforge.evaluate.anatomy.disc import Disc, find_disc, geometry
-from fundusforge.evaluate.anatomy.fovea import Search, find_fovea
+from fundusforge.annotate.disc import Disc, find_disc, geometry
+from fundusforge.annotate.fovea import Search, find_fovea
 from fundusforge.sources.phantom import Eye, draw_eye
 
 SEEDS = (0, 1, 3, 4, 7, 10)

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fundusforge.evaluate.anatomy.disc import Disc, Point
+from fundusforge.annotate.disc import Disc, Point
 from fundusforge.records import Eye
 
 DISTANCE, DISTANCE_SPREAD = 2.5, 0.35
