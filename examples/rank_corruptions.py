@@ -37,7 +37,7 @@ import tyro
 from tyro.conf import Positional
 
 from corruptions import FRESH, HARMLESS, SEEN, STRENGTHS, UNSEEN, Photograph, corrupt
-from fundusforge.annotate.vessels import Segmenter, detect_field
+from fundusforge.annotate.segmenter import Segmenter, detect_field
 from fundusforge.cli.fitting import spread
 from fundusforge.evaluate.extractors import load_encoder
 from fundusforge.evaluate.frechet import frechet_distance

@@ -24,8 +24,8 @@ import tyro
 from tyro.conf import Positional
 
 from fundusforge.annotate.disc import Disc, find_disc
+from fundusforge.annotate.segmenter import Segmenter, known_patients
 from fundusforge.annotate.shapes import plausible, to_mask
-from fundusforge.annotate.vessels import Segmenter, known_patients
 from fundusforge.audit.tally import wilson
 from fundusforge.evaluate.plausibility import ASTRAY
 from fundusforge.evaluate.statistics import bootstrap, weighted_mean

@@ -18,7 +18,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from fundusforge.annotate.vessels import Segmenter, known_patients
+from fundusforge.annotate.segmenter import Segmenter, known_patients
 from fundusforge.evaluate.agreement import Pool
 from fundusforge.evaluate.statistics import bootstrap
 from fundusforge.evaluate.vessels import tally

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fundusforge import weights
-from fundusforge.annotate.vessels import Segmenter, known_patients
+from fundusforge.annotate.segmenter import Segmenter, known_patients
 from fundusforge.cli import main
 from fundusforge.cli.judging import NONE, disc_judge, judge
 from fundusforge.evaluate.figures import read_results

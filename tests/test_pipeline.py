@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fundusforge.annotate.vessels import Segmenter
+from fundusforge.annotate.segmenter import Segmenter
 from fundusforge.cli import fitting, main
 from fundusforge.records import Record, read_folder, with_mask, write_metadata
 from fundusforge.training.batches import Batches

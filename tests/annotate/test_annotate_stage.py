@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fundusforge.annotate.segmenter import Segmenter
 from fundusforge.annotate.shapes import to_mask
 from fundusforge.annotate.stage import AnnotateConfig, annotate, key_of, rejects
-from fundusforge.annotate.vessels import Segmenter
 from fundusforge.images import read_image, read_mask, write_image
 from fundusforge.models.unet import UNetConfig
 from fundusforge.records import DatasetError, read_folder, write_metadata

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fundusforge import weights
-from fundusforge.annotate.vessels import (
+from fundusforge.annotate.segmenter import (
     Segmenter,
     detect_field,
     field_extent,

@@ -10,7 +10,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from fundusforge.annotate.vessels import Segmenter
+from fundusforge.annotate.segmenter import Segmenter
 from fundusforge.audit.findings import AUDIT, OFFENCES, read_audit
 from fundusforge.audit.planted import COPIES, Plant, plant
 from fundusforge.audit.quarantine import quarantine

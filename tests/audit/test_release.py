@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from fundusforge.annotate.vessels import known_patients
+from fundusforge.annotate.segmenter import known_patients
 from fundusforge.audit.digests import digests
 from fundusforge.audit.findings import AUDIT, Audit, Finding, Likeness, read_audit
 from fundusforge.audit.gate import gate

@@ -17,8 +17,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from fundusforge import __version__
+from fundusforge.annotate.segmenter import Segmenter, detect_field, patient_digest
 from fundusforge.annotate.shapes import SINGLE, plausible, to_mask
-from fundusforge.annotate.vessels import Segmenter, detect_field, patient_digest
 from fundusforge.images import Grey, Image, read_image, read_mask, write_image
 from fundusforge.records import (
     METADATA,

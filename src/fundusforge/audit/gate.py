@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, cast
 
-from fundusforge.annotate.vessels import known_patients
+from fundusforge.annotate.segmenter import known_patients
 from fundusforge.audit.digests import digests, metadata_sha256
 from fundusforge.audit.findings import Audit, Finding
 from fundusforge.audit.membership import leaks

@@ -62,8 +62,8 @@ class Annotate:
             raise UsageError("nothing to find: give --vessels, or --masks with the names of structures")
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise UsageError(f"--threshold must lie between 0 and 1, not {self.threshold}")
+        from fundusforge.annotate.segmenter import Segmenter
         from fundusforge.annotate.stage import AnnotateConfig, annotate, entries, rejects
-        from fundusforge.annotate.vessels import Segmenter
 
         config = AnnotateConfig(masks=masks, threshold=self.threshold, probabilities=self.probabilities)
         total = len(entries(self.folder))

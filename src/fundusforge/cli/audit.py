@@ -154,7 +154,7 @@ def quick_judge(path: Path | None, *, device: str = "auto") -> Judge | None:
     from dataclasses import replace
 
     from fundusforge import weights
-    from fundusforge.annotate.vessels import Segmenter
+    from fundusforge.annotate.segmenter import Segmenter
     from fundusforge.evaluate.evidence import Judge
 
     if path is None and not any(

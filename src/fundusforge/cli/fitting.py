@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fundusforge.annotate.vessels import Segmenter, field_extent, known_patients
+from fundusforge.annotate.segmenter import Segmenter, field_extent, known_patients
 from fundusforge.config import to_json
 from fundusforge.evaluate.vessels import best_threshold, vessel_scores
 from fundusforge.images import colour_code, read_image, read_mask, resize

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from fundusforge import weights
-from fundusforge.annotate.vessels import Segmenter, patient_digest
+from fundusforge.annotate.segmenter import Segmenter, patient_digest
 from fundusforge.cli.command import say
 from fundusforge.evaluate.evidence import Judge
 from fundusforge.evaluate.extractors import has_retina, load_extractor
