@@ -45,7 +45,8 @@ from fundusforge.evaluate.kernel import kernel_distance
 from fundusforge.evaluate.statistics import bootstrap
 from fundusforge.images import Image, colour_code, read_image, read_mask, resize
 from fundusforge.models.selfsupervised import Encoder, fit_features
-from fundusforge.records import Record, Split, check_splits, read_folder
+from fundusforge.prepare.split import check_splits
+from fundusforge.records import Record, Split, read_folder
 
 Features = np.ndarray
 """(N, D) one row per photograph."""

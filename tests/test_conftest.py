@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fundusforge.records import check_splits, read_folder
+from fundusforge.prepare.split import check_splits
+from fundusforge.records import read_folder
 
 
 def test_drawing_is_an_eye_inside_its_field_of_view(fundus: Callable[..., dict[str, np.ndarray]]) -> None:

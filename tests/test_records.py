@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from fundusforge import records
 from fundusforge.images import write_image
+from fundusforge.prepare.split import check_splits
 from fundusforge.records import (
     MASKS,
     Contrast,
@@ -21,7 +22,6 @@ from fundusforge.records import (
     Mask,
     Provenance,
     Record,
-    check_splits,
     from_line,
     read_folder,
     to_line,

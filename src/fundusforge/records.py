@@ -25,6 +25,8 @@ MASKS = (
     "drusen", "ridge", "necrosis", "oedema", "enhancing", "whole_tumour",
 )  # fmt: skip
 """Names a mask may bear. Adding a structure is adding its name here."""
+LABELS = {"laser_marks": "laser", "epiretinal_membrane": "erm"}
+"""What sources call a finding of the whole image, by the mask that would outline it; others share a name."""
 CONTRASTS = ("t1", "t1c", "t2", "flair")
 """Names of magnetic-resonance contrasts, in the order in which models stack them."""
 
@@ -164,7 +166,7 @@ def to_line(record: Record) -> str:
     }
     if record.masks:
         row["mask_origins"] = {name: mask.origin for name, mask in record.masks.items()}
-    if soft := [name for name, mask in record.masks.items() if mask.soft]:
+    if soft := {name: True for name, mask in record.masks.items() if mask.soft}:
         row["soft_masks"] = soft
     if record.contrasts:
         row["contrast_scales"] = {
@@ -220,11 +222,14 @@ def _refuse_constant(name: str) -> float:
 
 def _nest(row: Mapping[str, Any]) -> dict[str, Any]:
     """Turn the flat row on disk into the shape of `Record`."""
-    origins, scales = _table(row, "mask_origins"), _table(row, "contrast_scales")
+    names = ("mask_origins", "contrast_scales", "soft_masks", "confidences")
+    origins, scales, soft, sure = (_table(row, name) for name in names)
     nested: dict[str, Any] = {"image": _safe(row["file_name"]), "masks": {}, "contrasts": {}}
+    # Hugging Face writes one table for all rows, with null where a row has no such key.
+    nested["confidences"] = {name: value for name, value in sure.items() if value is not None}
     for key, value in row.items():
         what = key.removesuffix("_file_name")
-        if key in {"file_name", "mask_origins", "soft_masks", "contrast_scales"} or value is None:
+        if key in {"file_name", *names} or value is None:
             continue
         if key in _PLAIN:
             nested[key] = value
@@ -236,17 +241,12 @@ def _nest(row: Mapping[str, Any]) -> dict[str, Any]:
             nested["contrasts"][what] = {**_table(scales, what), "path": _safe(value)}
             scales.pop(what, None)
         elif what in MASKS:
-            nested["masks"][what] = {"path": _safe(value), "origin": origins.pop(what, None)}
+            outline = {"origin": origins.pop(what, None), "soft": soft.pop(what, None) or False}
+            nested["masks"][what] = {"path": _safe(value), **outline}
         else:
             raise DatasetError(f"unknown field {key!r}")
-    for name in _names(row, "soft_masks"):
-        if name not in nested["masks"]:
-            raise DatasetError(f"{name!r} is said to be a soft mask, but no such file is given")
-        nested["masks"][name]["soft"] = True
-    # Hugging Face writes one table for all rows, with null where a row has no such key.
-    nested["confidences"] = {n: v for n, v in _table(row, "confidences").items() if v is not None}
-    if left := sorted(name for name, value in (origins | scales).items() if value is not None):
-        raise DatasetError(f"an origin or scale is given for {left[0]!r}, but no such file")
+    if left := sorted(name for name, value in (origins | scales | soft).items() if value is not None):
+        raise DatasetError(f"an origin or a scale is given for {left[0]!r}, but no such file")
     return nested
 
 
@@ -256,15 +256,6 @@ def _table(row: Mapping[str, Any], key: str) -> dict[str, Any]:
     if not isinstance(value, dict | None):
         raise DatasetError(f"{key}: expected an object, not {value!r}")
     return dict(cast("dict[str, Any]", value or {}))
-
-
-def _names(row: Mapping[str, Any], key: str) -> list[str]:
-    """Return the list of names under `key`, empty where there is none."""
-    value = row.get(key)
-    names = cast("list[object]", value) if isinstance(value, list) else [] if value is None else [value]
-    if isinstance(value, str) or not all(isinstance(name, str) for name in names):
-        raise DatasetError(f"{key}: expected a list of names, not {value!r}")
-    return cast("list[str]", names)
 
 
 def _safe(path: object) -> str:
@@ -395,24 +386,13 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise
 
 
-def check_splits(*folders: tuple[Path, Sequence[Record]]) -> None:
-    """Refuse patients that stand in more than one split, within a folder or between folders that meet.
+def finding_label(finding: str) -> str:
+    """Return the label that stands for a finding in `Record.labels`.
 
-    Raises:
-        DatasetError: Names up to five such patients and where they stand.
+    >>> finding_label("epiretinal_membrane"), finding_label("proliferative_membranes"), finding_label("erm")
+    ('erm', 'proliferative_membranes', 'erm')
     """
-    places: dict[str, dict[str, Path]] = {}
-    for folder, records in folders:
-        for record in records:
-            if record.split:
-                places.setdefault(record.patient, {}).setdefault(record.split, folder)
-    torn = {patient: found for patient, found in places.items() if len(found) > 1}
-    if torn:
-        shown = "; ".join(
-            f"{patient}: " + ", ".join(f"{split} in {folder}" for split, folder in sorted(found.items()))
-            for patient, found in sorted(torn.items())[:5]
-        )
-        raise DatasetError(f"{len(torn)} patients stand in more than one split ({shown})")
+    return LABELS.get(finding, finding)
 
 
 def with_mask(record: Record, name: str, path: str, origin: Origin, *, soft: bool = False) -> Record:

@@ -11,7 +11,8 @@ from fundusforge.images import read_contrast, read_image, read_mask, write_image
 from fundusforge.prepare import PrepareConfig, prepare, stage
 from fundusforge.prepare.patients import hash_patient
 from fundusforge.prepare.produce import produce
-from fundusforge.records import DatasetError, check_splits, read_folder
+from fundusforge.prepare.split import check_splits
+from fundusforge.records import DatasetError, read_folder
 from fundusforge.sources import SOURCES, Item, MaskSource
 
 CONFIG = PrepareConfig(size=64, val=0.25, test=0.25)

@@ -24,7 +24,8 @@ from fundusforge.evaluate.evidence import ImageSet, Judge
 from fundusforge.evaluate.features import Extractor, features
 from fundusforge.evaluate.figures import Figure
 from fundusforge.evaluate.stage import summary
-from fundusforge.records import DatasetError, Split, check_splits, read_folder
+from fundusforge.prepare.split import check_splits
+from fundusforge.records import DatasetError, Split, read_folder
 
 QUARANTINE = "quarantine"
 _FEW = 30

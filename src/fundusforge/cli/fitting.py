@@ -24,7 +24,8 @@ from fundusforge.models.pix2pix import Generator, Pix2PixConfig
 from fundusforge.models.recipe import Recipe
 from fundusforge.models.selfsupervised import Encoder, SelfSupervisedConfig, fit_features, pretext_scores
 from fundusforge.models.unet import Segmentation, UNetConfig
-from fundusforge.records import DatasetError, Record, check_splits, read_folder
+from fundusforge.prepare.split import check_splits
+from fundusforge.records import DatasetError, Record, read_folder
 from fundusforge.sample.painter import Painter
 from fundusforge.training import checkpoint, parallel
 from fundusforge.training.batches import Batches

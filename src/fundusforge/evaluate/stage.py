@@ -33,7 +33,8 @@ from fundusforge.evaluate.anatomy import population
 from fundusforge.evaluate.evidence import Evidence, ImageSet, Judge
 from fundusforge.evaluate.features import Extractor
 from fundusforge.evaluate.figures import RESULTS, Atlas, Figure, FolderSummary, JudgeSummary, Results
-from fundusforge.records import METADATA, DatasetError, Record, Split, check_splits, read_folder
+from fundusforge.prepare.split import check_splits
+from fundusforge.records import METADATA, DatasetError, Record, Split, read_folder
 from fundusforge.weights import sha256
 
 Metric = Literal[

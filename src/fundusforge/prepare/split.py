@@ -6,8 +6,9 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from fundusforge.records import Split
+from fundusforge.records import DatasetError, Record, Split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,3 +119,23 @@ def _every(order: Sequence[str], share: float, salt: str) -> list[str]:
         return []
     start = int(hashlib.sha256(salt.encode()).hexdigest()[:8], 16) / 2**32
     return [order[int((index + start) * len(order) / count)] for index in range(count)]
+
+
+def check_splits(*folders: tuple[Path, Sequence[Record]]) -> None:
+    """Refuse patients that stand in more than one split, within a folder or between folders that meet.
+
+    Raises:
+        DatasetError: Names up to five such patients and where they stand.
+    """
+    places: dict[str, dict[str, Path]] = {}
+    for folder, records in folders:
+        for record in records:
+            if record.split:
+                places.setdefault(record.patient, {}).setdefault(record.split, folder)
+    torn = {patient: found for patient, found in places.items() if len(found) > 1}
+    if torn:
+        shown = "; ".join(
+            f"{patient}: " + ", ".join(f"{split} in {folder}" for split, folder in sorted(found.items()))
+            for patient, found in sorted(torn.items())[:5]
+        )
+        raise DatasetError(f"{len(torn)} patients stand in more than one split ({shown})")
