@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fundusforge.models import UNetConfig
-from fundusforge.models.layers import LocalContrast
+from fundusforge.models import UNetConfig, unet
+from fundusforge.models.layers import LocalContrast, fuse
 from fundusforge.models.unet import SmallUNet, predict
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -48,18 +48,60 @@ def test_patches_give_what_the_whole_image_gives(height: int, width: int, overla
     whole = UNetConfig(masks=("vessels", "disc"))
     patches = replace(whole, patch=16, overlap=overlap)
     found = predict(Point(), patches, image, field)
-    assert found.shape == (2, height, width)
+    assert found.shape == (1, 2, height, width)
     torch.testing.assert_close(found, predict(Point(), whole, image, field))
 
 
 def test_overlapping_patches_are_averaged() -> None:
     image, _ = eye(16, 28)
     config = UNetConfig(patch=16, overlap=4)
-    found = predict(Place(), config, image, torch.ones(1, 1, 16, 28)).logit()[0, 0] * 4
+    found = predict(Place(), config, image, torch.ones(1, 1, 16, 28)).logit()[0, 0, 0] * 4
     wanted = torch.cat(
         [torch.arange(12.0), (torch.arange(12.0, 16) + torch.arange(4)) / 2, torch.arange(4.0, 16)]
     )
     torch.testing.assert_close(found, wanted, atol=2e-2, rtol=0)
+
+
+@pytest.mark.parametrize("inputs", ["rgb", "both"])
+def test_tiles_join_to_what_the_whole_image_gives(monkeypatch: pytest.MonkeyPatch, inputs: str) -> None:
+    torch.manual_seed(0)
+    config = replace(TINY, inputs=inputs)
+    net = config.build().nets["net"].eval()
+    images = torch.rand(2, 3, 150, 109) * 2 - 1
+    fields = torch.zeros(2, 1, 150, 109)
+    fields[:, :, 40:90, 5:60] = 1
+    whole = predict(net, config, images, fields)
+    seen: list[tuple[int, ...]] = []
+    net.net.register_forward_hook(lambda _, given, __: seen.append(tuple(given[0].shape)))
+    monkeypatch.setattr(unet, "TILE", 32)
+    monkeypatch.setattr(unet, "MARGIN", 16)
+    torch.testing.assert_close(predict(net, config, images, fields), whole, atol=1e-6, rtol=0)
+    assert len(seen) == 4 and max(max(shape[2:]) for shape in seen) == 64, "tiles without retina are left out"
+
+
+def test_the_margin_of_tiles_is_wider_than_five_levels_see() -> None:
+    net = UNetConfig(widths=(2, 2, 2, 2, 2)).build().nets["net"].eval()
+    for weights in net.parameters():  # all positive: nothing that is seen is lost
+        weights.data.abs_().add_(0.01)
+    reach = 0
+    for place in range(256, 272):  # every place within a cell of the coarsest level
+        image = torch.rand(1, 3, 32, 512, requires_grad=True)
+        net(image, torch.ones(1, 1, 32, 512))[..., place].sum().backward()
+        touched = torch.nonzero(image.grad[0].abs().sum((0, 1)))[:, 0]
+        reach = max(reach, int((touched - place).abs().max()))
+    assert 32 < reach <= unet.MARGIN
+    assert unet.TILE % 32 == unet.MARGIN % 32 == 0, "tiles must keep the grid of the coarsest level"
+
+
+def test_folded_normalisation_changes_nothing() -> None:
+    torch.manual_seed(0)
+    net = UNetConfig(widths=(4, 8, 8), inputs="both").build().nets["net"]
+    image, field = torch.rand(4, 3, 32, 32) * 2 - 1, torch.ones(4, 1, 32, 32)
+    net(image, field)  # statistics that are not those of a fresh network
+    before = net.eval()(image, field)
+    fuse(net)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+    torch.testing.assert_close(net(image, field), before, atol=1e-5, rtol=1e-5)
 
 
 def test_an_image_smaller_than_the_patch_is_refused() -> None:
@@ -77,10 +119,10 @@ def test_mirrors_make_the_prediction_symmetric(patch: int, height: int, width: i
     straight = predict(net, config, image, field)
     for axes in ([3], [2], [2, 3]):
         turned = predict(net, config, image.flip(axes), field.flip(axes))
-        torch.testing.assert_close(turned.flip([axis - 1 for axis in axes]), straight, atol=1e-5, rtol=0)
+        torch.testing.assert_close(turned.flip(axes), straight, atol=1e-5, rtol=0)
     plain = replace(config, tta=False)
     assert not torch.allclose(
-        predict(net, plain, image.flip(3), field.flip(3)).flip(2),
+        predict(net, plain, image.flip(3), field.flip(3)).flip(3),
         predict(net, plain, image, field),
         atol=1e-5,
     )
@@ -93,18 +135,18 @@ def test_any_size_is_predicted_and_nothing_outside_the_field(inputs: str, height
     config = replace(TINY, inputs=inputs, masks=("vessels", "disc", "cup"))
     image, field = eye(height, width)
     found = predict(config.build().nets["net"].eval(), config, image, field)
-    assert found.shape == (3, height, width)
+    assert found.shape == (1, 3, height, width)
     assert found.isfinite().all()
     assert ((found >= 0) & (found <= 1)).all()
-    assert not found[:, field[0, 0] == 0].any()
-    assert found[:, field[0, 0] > 0].all()
+    assert not found[0, :, field[0, 0] == 0].any()
+    assert found[0, :, field[0, 0] > 0].all()
 
 
 @pytest.mark.parametrize("architecture", ["unet", "fpn"])
 def test_any_size_through_a_timm_encoder(architecture: str) -> None:
     config = UNetConfig(architecture=architecture, encoder="mobilenetv3_small_050", crop=32)
     found = predict(config.build().nets["net"].eval(), config, *eye(45, 70))
-    assert found.shape == (1, 45, 70)
+    assert found.shape == (1, 1, 45, 70)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from fundusforge import weights
 from fundusforge.config import from_json
 from fundusforge.images import Grey, Image, grey_clahe, resize
+from fundusforge.models.layers import fuse
 from fundusforge.models.unet import Segmentation, UNetConfig, predict
 from fundusforge.prepare.field import Square, field_of_mask, find_field
 from fundusforge.records import DatasetError
@@ -53,14 +55,16 @@ class Segmenter:
 
     @classmethod
     def load(
-        cls, path: Path | None = None, *, masks: Sequence[str] = ("vessels",), device: str = "auto"
-    ) -> Segmenter:
+        cls, path: Path | None = None, *, masks: Sequence[str] = ("vessels",), device: str = "auto",
+        tta: bool | None = None,
+    ) -> Segmenter:  # fmt: skip
         """Load a segmenter.
 
         Args:
             path: A run folder or a file of weights; the embedded segmenter of `masks` if None.
             masks: Structures that an embedded segmenter must know.
             device: `auto` (a GPU where there is one), `cpu`, `cuda`, ...
+            tta: Average over mirror images, or not; as the model was configured if None.
 
         Raises:
             CheckpointError, ConfigError: Missing, truncated or foreign weights, or another family's.
@@ -73,9 +77,10 @@ class Segmenter:
         net = Segmentation(replace(config, pretrained=False))
         fill(net, {name.removeprefix("net."): tensor for name, tensor in tensors.items()}, where=file)
         calibration = json.loads(metadata.get("calibration", "{}"))
+        fuse(net.eval())
         return cls(
-            net=net.to(parallel.start(device).device).eval(),
-            config=config,
+            net=net.to(parallel.start(device).device).to(memory_format=torch.channels_last),
+            config=config if tta is None else replace(config, tta=tta),
             name=weights.name_of(file),
             thresholds=calibration.get("threshold", {}),
             diameter=calibration.get("diameter"),
@@ -118,24 +123,38 @@ class Segmenter:
             ValueError: The field of view has another size than the image.
         """
         field_of_view = detect_field(image) if field_of_view is None else field_of_view
+        return next(self.stream([(image, field_of_view)]))
+
+    def stream(
+        self, pictures: Iterable[tuple[Image, Grey]], *, batch: int = 1
+    ) -> Iterator[dict[str, Probability]]:
+        """Predict many photographs, each with its field of view, as `probabilities` does, `batch` at once."""
+        waiting = iter(pictures)
+        while some := list(islice(waiting, batch)):
+            cut = [self._cut(*picture) for picture in some]
+            found = self._predict([image for image, _, _ in cut], [inside for _, inside, _ in cut])
+            for (_, outer), (_, _, square), maps in zip(some, cut, found, strict=True):
+                yield {
+                    name: _paste(np.clip(resize(values, square.side), 0, 1), square, outer.shape)
+                    * (outer > 0)
+                    for name, values in zip(self.config.masks, maps, strict=True)
+                }
+
+    def _cut(self, image: Image, field_of_view: Grey) -> tuple[Image, Grey, Square]:
+        """Bring a photograph to what the network reads: (S, S, 3), inside where 1 (S, S), and the square."""
         if field_of_view.shape != image.shape[:2]:
             raise ValueError(f"field of view is {field_of_view.shape}, but the image {image.shape[:2]}")
         square, side = self._square(field_of_view), self.config.diameter
         inside = (resize(square.cut(field_of_view), side) > 127).astype(np.uint8)
         small = resize(square.cut(image), side) * inside[..., None]
-        found = self._predict(grey_clahe(small) if self.config.inputs == "grey" else small, inside)
-        maps = {}
-        for name, values in zip(self.config.masks, found, strict=True):
-            maps[name] = _paste(np.clip(resize(values, square.side), 0, 1), square, image.shape)
-            maps[name][field_of_view == 0] = 0
-        return maps
+        return grey_clahe(small) if self.config.inputs == "grey" else small, inside, square
 
-    def _predict(self, pixels: Image, inside: Grey) -> Probability:
-        """Run the network on a square (S, S, 3) and its field of view of 0 and 1; returns (C, S, S)."""
+    def _predict(self, pixels: Sequence[Image], inside: Sequence[Grey]) -> Probability:
+        """Run the network on squares (S, S, 3) and their fields of view of 0 and 1; returns (N, C, S, S)."""
         device = next(self.net.parameters()).device
-        image = torch.from_numpy(pixels.astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
-        field = torch.from_numpy(inside.astype(np.float32))[None, None]
-        return predict(self.net, self.config, image.to(device), field.to(device)).float().cpu().numpy()
+        image = torch.from_numpy(np.stack(pixels)).to(device).permute(0, 3, 1, 2)  # channels last in memory
+        field = torch.from_numpy(np.stack(inside)).to(device)[:, None].float()
+        return predict(self.net, self.config, image.float() / 127.5 - 1, field).float().cpu().numpy()
 
     def _square(self, field_of_view: Grey) -> Square:
         """The square to cut, so that the field of view has the size it had in training."""

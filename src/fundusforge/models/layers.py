@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class ModulatedNorm(nn.Module):
@@ -74,6 +77,17 @@ class LocalContrast(nn.Module):
             mean, square = (sums[:, : 2 * channels] / sums[:, -1:].clamp_min(1e-3)).chunk(2, 1)
             deviation = (square - mean.square()).clamp_min(0).add(1e-4).sqrt()
             return ((image - mean) / deviation.add(0.02) * field).to(dtype)
+
+
+def fuse(net: nn.Module) -> None:
+    """Fold batch normalisation into the convolution before it, in place: the same map in fewer passes.
+
+    Only pairs within an `nn.Sequential` of a network in evaluation mode are folded.
+    """
+    for block in [module for module in net.modules() if isinstance(module, nn.Sequential)]:
+        for place, (conv, norm) in enumerate(pairwise(list(block))):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                block[place], block[place + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
 
 
 def double_conv(inputs: int, outputs: int) -> nn.Sequential:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from torch.nn import functional as F
 from fundusforge.models import losses
 from fundusforge.models.layers import LocalContrast, double_conv
 from fundusforge.models.recipe import Phase, View, check_masks
+
+TILE, MARGIN = 1536, 128
+"""Pixels, multiples of 32: larger images are read in tiles of this side with this much around them."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +125,14 @@ class Segmentation(nn.Module):
 
     def forward(self, image: Tensor, field: Tensor) -> Tensor:
         """Map image (N, 3, H, W) in [-1, 1] and field of view (N, 1, H, W) to logits (N, masks, H, W)."""
+        return self.net(self.read(image, field))
+
+    def read(self, image: Tensor, field: Tensor) -> Tensor:
+        """Map image and field of view to what the network reads (N, 1, 3 or 6, H, W)."""
         if self.contrast is not None:
             even = self.contrast(image, field)
-            image = torch.cat([image, even], 1) if self.inputs == "both" else even
-        return self.net(image[:, :1] if self.inputs == "grey" else image)
+            return torch.cat([image, even], 1) if self.inputs == "both" else even
+        return image[:, :1] if self.inputs == "grey" else image
 
 
 def _network(c: UNetConfig, channels: int) -> nn.Module:
@@ -159,7 +166,7 @@ class UNet:
             augment="segmentation",
             scale=c.zoom,
             grey=c.inputs == "grey",
-            balance_cameras=c.balance_cameras,
+            balance="cameras" if c.balance_cameras else "images",
         )
 
     def losses(self, phase: str, batch: dict[str, Tensor], images: int) -> dict[str, Tensor]:
@@ -180,46 +187,71 @@ class UNet:
 
 
 @torch.inference_mode()
-def predict(net: nn.Module, c: UNetConfig, image: Tensor, field: Tensor) -> Tensor:
-    """Predict one whole image, in patches and with mirror images as the configuration says.
+def predict(net: Segmentation, c: UNetConfig, image: Tensor, field: Tensor) -> Tensor:
+    """Predict whole images, in parts and with mirror images as the configuration says.
 
     Args:
-        net: A trained `Segmentation`, in evaluation mode.
+        net: A trained network, in evaluation mode.
         c: Its configuration.
-        image: (1, 3, H, W) in [-1, 1], its field of view about `c.diameter` pixels across.
-        field: (1, 1, H, W) in {0, 1}.
+        image: (N, 3, H, W) in [-1, 1], the fields of view about `c.diameter` pixels across.
+        field: (N, 1, H, W) in {0, 1}.
 
     Returns:
-        (C, H, W) probabilities in the order of `c.masks`, 0 outside the field of view.
+        (N, C, H, W) probabilities in the order of `c.masks`, 0 outside the field of view.
     """
     mirrors = [(), (3,), (2,), (2, 3)] if c.tta else [()]
     total = torch.zeros_like(image[:, :1])
     for axes in mirrors:
         logits = _logits(net, c, image.flip(axes), field.flip(axes))
         total = total + logits.sigmoid().flip(axes)
-    return (total / len(mirrors) * field)[0]
+    return total / len(mirrors) * field
 
 
-def _logits(net: nn.Module, c: UNetConfig, image: Tensor, field: Tensor) -> Tensor:
-    """Logits of a whole image (1, C, H, W), padded to what the network divides, or joined from patches."""
+def _logits(net: Segmentation, c: UNetConfig, image: Tensor, field: Tensor) -> Tensor:
+    """Logits of whole images (N, C, H, W): at once, in large tiles, or averaged over small patches."""
     height, width = image.shape[2:]
-    side = c.patch
-    multiple = cast(int, net.multiple)
-    if not side:
-        pad = (0, -width % multiple, 0, -height % multiple)
-        return net(F.pad(image, pad, value=-1.0), F.pad(field, pad))[..., :height, :width]
-    total = torch.zeros(1, len(c.masks), height, width, dtype=image.dtype, device=image.device)
+    if c.patch:
+        return _patched(net, c, image, field)
+    pad = (0, -width % net.multiple, 0, -height % net.multiple)
+    image, field = F.pad(image, pad, value=-1.0), F.pad(field, pad)
+    whole = max(image.shape[2:]) <= TILE + 2 * MARGIN
+    logits = net(image, field) if whole else _tiled(net, c, net.read(image, field), field)
+    return logits[..., :height, :width]
+
+
+def _tiled(net: Segmentation, c: UNetConfig, read: Tensor, field: Tensor) -> Tensor:
+    """Logits from tiles that overlap by twice `MARGIN`, each kept without it; none where no retina is.
+
+    A small U-Net of five levels sees 92 pixels to each side, less than the margin, so that its tiles join to
+    what the whole image would give.
+    """
+    height, width = read.shape[2:]
+    total = read.new_zeros(len(read), len(c.masks), height, width)
+    for top in range(0, height, TILE):
+        for left in range(0, width, TILE):
+            if not field[:, :, top : top + TILE, left : left + TILE].any():
+                continue
+            y, x = max(0, top - MARGIN), max(0, left - MARGIN)
+            found = net.net(read[:, :, y : top + TILE + MARGIN, x : left + TILE + MARGIN])
+            kept = total[:, :, top : top + TILE, left : left + TILE]
+            kept.copy_(found[:, :, top - y :, left - x :][..., : kept.shape[2], : kept.shape[3]])
+    return total
+
+
+def _patched(net: Segmentation, c: UNetConfig, image: Tensor, field: Tensor) -> Tensor:
+    """Logits of whole images, averaged over overlapping patches; a patch is all that the network sees."""
+    (height, width), side = image.shape[2:], c.patch
+    total = image.new_zeros(len(image), len(c.masks), height, width)
     count = torch.zeros_like(total)
     places = [(y, x) for y in _starts(height, side, c.overlap) for x in _starts(width, side, c.overlap)]
     for start in range(0, len(places), 64):
-        some = places[start : start + 64]
-        cut = [(slice(y, y + side), slice(x, x + side)) for y, x in some]
+        cut = [(slice(y, y + side), slice(x, x + side)) for y, x in places[start : start + 64]]
         logits = net(
             torch.cat([image[:, :, a, b] for a, b in cut]), torch.cat([field[:, :, a, b] for a, b in cut])
         )
-        for one, (a, b) in zip(logits, cut, strict=True):
-            total[0, :, a, b] += one
-            count[0, :, a, b] += 1
+        for one, (a, b) in zip(logits.split(len(image)), cut, strict=True):
+            total[:, :, a, b] += one
+            count[:, :, a, b] += 1
     return total / count
 
 
