@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fundusforge.config import ConfigError, from_json, to_json
 from fundusforge.images import CODE_SIZE
 from fundusforge.models import FAMILIES, PRESETS, AnyConfig, ModelConfig, Pix2PixConfig, UNetConfig
+from fundusforge.models.classifier import ClassifierConfig
 from fundusforge.models.recipe import Recipe, check_masks
 from fundusforge.models.selfsupervised import SelfSupervisedConfig
 
@@ -39,6 +40,12 @@ TINY = {
         size=64, widths=(4, 8, 8), discriminator_widths=(4, 8, 8), adversarial="logistic", scales=3
     ),
     "selfsupervised": SelfSupervisedConfig(size=64, crop=32, widths=(4, 8, 8), levels=2, features=6),
+    "classifier": ClassifierConfig(size=64, widths=(4, 8, 8), pool="all"),
+    "classifier-focal": ClassifierConfig(size=64, backbone=ENCODER, loss="focal"),
+    "classifier-ordinal": ClassifierConfig(size=64, widths=(4, 8, 8), loss="ordinal"),
+    "classifier-findings": ClassifierConfig(
+        size=64, widths=(4, 8, 8), targets=("laser_marks", "epiretinal_membrane")
+    ),
 }  # fmt: skip
 every = pytest.mark.parametrize("config", TINY.values(), ids=TINY.keys())
 
@@ -61,8 +68,9 @@ def batch_for(recipe: Recipe, n: int = 2) -> dict[str, Tensor]:
         "masks": masks,
         "masks_known": torch.ones(n, len(view.masks)),
         "field_of_view": field,
-        "grade": torch.full((n,), -1),
+        "grade": torch.arange(n) % 5,
         "index": torch.arange(n),
+        "labels": torch.randint(-1, 2, (n, len(view.labels)), generator=generator).float(),
     } | ({"code": torch.rand(n, CODE_SIZE, generator=generator)} if view.code else {})
 
 
@@ -114,7 +122,9 @@ def test_every_phase_learns_with_finite_gradients(config: AnyConfig) -> None:
 @every
 def test_the_loss_of_a_fixed_batch_falls(config: AnyConfig) -> None:
     recipe = build(replace(config, lr=2e-3))
-    key = {"unet": "cross_entropy", "pix2pix": "l1", "selfsupervised": "damage"}[config.kind]
+    key = {
+        "unet": "cross_entropy", "pix2pix": "l1", "selfsupervised": "damage", "classifier": "classification"
+    }[config.kind]  # fmt: skip
     history = []
     for _ in range(12):
         torch.manual_seed(5)

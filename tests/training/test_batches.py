@@ -13,7 +13,8 @@ from torch import Tensor
 from fundusforge.images import colour_code, grey_clahe, read_image, read_mask, write_image
 from fundusforge.models.recipe import View
 from fundusforge.records import DatasetError, Mask, Record, read_folder, write_metadata
-from fundusforge.training.batches import Batches
+from fundusforge.training.augment import Sample, draw
+from fundusforge.training.batches import Batches, finding
 
 SEGMENTATION = View(masks=("vessels", "disc"), crop=48, augment="segmentation", scale=(0.7, 1.4), code=True)
 TRANSLATION = View(masks=("vessels",), size=40, augment="translation")
@@ -207,9 +208,74 @@ def test_cameras_are_drawn_equally_often(eyes: Path) -> None:
     records = relabel(
         eyes, lambda number, record: replace(record, camera="rare" if number == 0 else "common")
     )
-    feed = Batches(eyes, records, replace(TRANSLATION, balance_cameras=True), batch=12, seed=0)
+    feed = Batches(eyes, records, replace(TRANSLATION, balance="cameras"), batch=12, seed=0)
     counts = np.bincount(first(feed, 1)[0]["index"].numpy(), minlength=7)
     assert counts.tolist() == [6, 1, 1, 1, 1, 1, 1]
+
+
+def test_what_is_known_of_a_finding(tmp_path: Path) -> None:
+    def known(name: str, **facts: object) -> int:
+        return finding(tmp_path, Record(image="a.png", patient="a", source="made", **facts), name)
+
+    for name, value in (("full", 255), ("empty", 0)):
+        write_image(tmp_path / f"{name}.png", np.full((4, 4), value, np.uint8))
+
+    def mask(path: str, origin: str = "phantom") -> dict[str, Mask]:
+        return {"laser_marks": Mask(path=path, origin=origin)}
+
+    assert known("laser_marks") == -1
+    assert known("laser_marks", labels=("laser",)) == 1, "by the name that sources use"
+    assert known("laser_marks", labels=("laser_marks",)) == 1
+    assert known("laser_marks", labels=("normal",)) == 0
+    assert known("laser_marks", grade=0) == 0
+    assert known("laser_marks", grade=3) == -1
+    assert known("laser_marks", masks=mask("full.png")) == 1
+    assert known("laser_marks", masks=mask("empty.png"), grade=3) == 0
+    assert known("laser_marks", masks=mask("full.png", "predicted")) == -1
+    assert known("laser_marks", labels=("laser",), predicted=("laser",)) == -1
+    assert known("laser_marks", grade=0, predicted=("grade",)) == -1
+    assert known("glaucoma", labels=("glaucoma", "normal")) == 1
+
+
+def test_grades_and_findings_are_drawn_equally_often(eyes: Path) -> None:
+    def rare(number: int, record: Record) -> Record:
+        grade, labels = [(4, ("laser",)), (None, ())][number] if number < 2 else (1, ("normal",))
+        return replace(record, grade=grade, labels=labels)
+
+    records = relabel(eyes, rare)
+    view = View(size=32, augment="classification", labels=("laser_marks",))
+    for balance in ("grades", "labels"):
+        batch = first(Batches(eyes, records, replace(view, balance=balance), batch=10, seed=0), 1)[0]
+        assert np.bincount(batch["index"].numpy(), minlength=7).tolist() == [5, 0, 1, 1, 1, 1, 1]
+        assert (batch["labels"][:, 0] == (batch["index"] == 0)).all()
+    batch = first(Batches(eyes, records, view, batch=7, seed=0), 1)[0]
+    assert batch["labels"][batch["index"] == 1].item() == -1, "nobody said"
+    unknown = [replace(record, grade=None, labels=()) for record in records]
+    for balance, what in (("grades", "grade"), ("labels", "laser_marks")):
+        with pytest.raises(DatasetError, match=f"of none of 7 records is known: {what}"):
+            Batches(eyes, unknown, replace(view, balance=balance), batch=1, seed=0)
+
+
+def test_classification_changes_little_and_keeps_eyes_upright(eyes: Path) -> None:
+    """A spot moves no further than shift, zoom and rotation together allow; mirrors are as asked for."""
+    image = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    image[:, 15:18, 45:48] = 255
+    sample = Sample(image, torch.zeros(0, 64, 64, dtype=torch.uint8), torch.full((1, 64, 64), 255).byte())
+
+    def places(view: View) -> np.ndarray:
+        drawn = [draw(sample, view, np.random.default_rng(seed)).image[0].numpy() for seed in range(40)]
+        grid = np.mgrid[:64, :64].reshape(2, -1)
+        return np.array([(grid * each.ravel()).sum(1) / each.sum() for each in drawn])
+
+    view = View(augment="classification")
+    rows, columns = places(view).T
+    assert {bool(column > 32) for column in columns} == {True, False}, "mirrored left and right"
+    assert rows.max() < 26, "never upside down"
+    moved = np.hypot(rows - 16, np.where(columns > 32, columns, 63 - columns) - 46)
+    assert 1 < moved.max() < 64 * 0.0625 * 1.5 + 22 * (0.1 + np.radians(5))
+    assert places(replace(view, vertical=True))[:, 0].max() > 40
+    changed = draw(sample, replace(view, tint=True), np.random.default_rng(1)).image
+    assert not torch.equal(changed[0], changed[1]), "each colour by itself"
 
 
 def test_whole_images_of_several_sizes_need_a_size(tmp_path: Path) -> None:

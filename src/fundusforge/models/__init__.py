@@ -6,11 +6,12 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
+from fundusforge.models.classifier import ClassifierConfig
 from fundusforge.models.pix2pix import Pix2PixConfig
 from fundusforge.models.selfsupervised import SelfSupervisedConfig
 from fundusforge.models.unet import UNetConfig
 
-AnyConfig = UNetConfig | Pix2PixConfig | SelfSupervisedConfig
+AnyConfig = UNetConfig | Pix2PixConfig | SelfSupervisedConfig | ClassifierConfig
 ModelConfig = Annotated[AnyConfig, Field(discriminator="kind")]
 
 FAMILIES: dict[str, type] = {family.kind: family for family in get_args(get_args(ModelConfig)[0])}
@@ -76,6 +77,37 @@ PRESETS: dict[str, dict[str, tuple[str, AnyConfig]]] = {
             SelfSupervisedConfig(),
         ),
     },
+    "classifier": {
+        "grade": (
+            "grades of retinopathy from the embedded features of the retina; minutes on a CPU",
+            ClassifierConfig(start="retina", pool="all", vertical=True, tint=True),
+        ),
+        "findings": (
+            "laser marks and epiretinal membrane, each there or not; minutes on a CPU",
+            ClassifierConfig(
+                targets=("laser_marks", "epiretinal_membrane"),
+                start="retina",
+                pool="all",
+                vertical=True,
+                tint=True,
+            ),
+        ),
+        "zhou": (
+            "ResNet-50 with focal loss, whose features make the latent grading spaces (Zhou et al. 2020)",
+            ClassifierConfig(backbone="resnet50", start="imagenet", loss="focal", lr=1e-4),
+        ),
+        "kim": (
+            "ResNet-152 for epiretinal membrane: Adam 1e-4, batches of 10 (Kim et al. 2022)",
+            ClassifierConfig(
+                targets=("epiretinal_membrane",),
+                backbone="resnet152",
+                start="imagenet",
+                vertical=True,
+                lr=1e-4,
+                weight_decay=0.0,
+            ),
+        ),
+    },
 }
 """Named starting points of each family; any setting can be overridden after."""
 
@@ -83,5 +115,6 @@ LOOPS: dict[str, dict[str, object]] = {
     "unet": {"batch": 8, "schedule": "cosine", "warmup": 800, "ema_images": 4000.0},
     "pix2pix": {"batch": 1, "ema_images": 1000.0, "channels_last": False},
     "selfsupervised": {"batch": 16, "schedule": "cosine", "warmup": 1600, "ema_images": 2000.0},
+    "classifier": {"batch": 10, "schedule": "cosine", "warmup": 500, "ema_images": 1000.0},
 }
 """Settings of the training loop from which each family starts; those not named keep the loop's defaults."""

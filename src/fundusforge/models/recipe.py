@@ -36,8 +36,9 @@ class View:
 
     A batch is a dict of tensors: `image` (N, 3, H, W) in [-1, 1]; `masks` (N, C, H, W) in [0, 1] with C names
     in the order of `masks`; `masks_known` (N, C), 0 where a record has no such mask; `field_of_view` (N, 1,
-    H, W) in {0, 1}; `code` (N, K) float32 where `code` is set; `grade` (N,) int64, -1 where unknown; `index`
-    (N,) the place of the record in the folder.
+    H, W) in {0, 1}; `code` (N, K) float32 where `code` is set; `grade` (N,) int64, -1 where unknown; `labels`
+    (N, L) float32 where `labels` is set, 1 with a finding, 0 without it, -1 where nobody said; `index` (N,)
+    the place of the record in the folder.
     """
 
     masks: tuple[str, ...] = ()
@@ -49,9 +50,14 @@ class View:
     focus: float = 0.0
     """Share of the crops that are centred near a pixel of one of the masks, each mask that an image has being
     as likely: for lesions that cover a thousandth of the retina."""
-    augment: Literal["none", "segmentation", "translation"] = "none"
+    augment: Literal["none", "segmentation", "translation", "classification"] = "none"
     """`segmentation`: flips, rotation, scale, elastic warp, colour, gamma, blur, noise. `translation`:
-    geometry shared by image and masks, colours untouched."""
+    geometry shared by image and masks, colours untouched. `classification`: mirroring, shift, zoom and
+    rotation, each small (Kim et al. 2022)."""
+    vertical: bool = False
+    """Also mirror upside down in `classification` augmentation."""
+    tint: bool = False
+    """Also change colours and gamma mildly in `classification` augmentation."""
     scale: tuple[float, float] = (1.0, 1.0)
     """Range of the random zoom of `segmentation` augmentation."""
     needs: tuple[str, ...] = ()
@@ -61,8 +67,11 @@ class View:
     channels."""
     code: bool = False
     """Also yield the camera-and-colour code of each image (see `fundusforge.images.colour_code`)."""
-    balance_cameras: bool = False
-    """Draw cameras equally often instead of images equally often."""
+    labels: tuple[str, ...] = ()
+    """Findings of the whole image, in order; see `fundusforge.records.finding_label` for their names."""
+    balance: Literal["images", "cameras", "grades", "labels"] = "images"
+    """What is drawn equally often: images, cameras, grades, or of each finding those with and those without
+    it. Images of which the grade, or every finding, is unknown are then never drawn."""
 
 
 def check_masks(masks: tuple[str, ...]) -> None:

@@ -99,20 +99,41 @@ def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     )
 
 
-class Encoder(nn.Module):
+class Levels(nn.Module):
     """Small residual network; batch statistics, since normalising each image would hide its colours."""
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        """Build a halving convolution per width, each but the first two followed by a residual block."""
+        super().__init__()
+        self.channels = widths
+        self.stages = nn.ModuleList()
+        for level, (inputs, outputs) in enumerate(zip((3, *widths), widths, strict=False)):
+            layers = [_conv(inputs, outputs, stride=2)] + ([Residual(outputs)] if level > 1 else [])
+            self.stages.append(nn.Sequential(*layers))
+
+    def maps(self, images: Tensor, *, levels: int | None = None) -> list[Tensor]:
+        """Map images (N, 3, H, W) in [-1, 1] to the answers of each level, (N, width, H / 2^k, W / 2^k).
+
+        Args:
+            images: The images.
+            levels: How many, from the finest; all by default.
+        """
+        found = [images + 1.0]  # black becomes 0, as the padding of the convolutions is
+        for stage in self.stages[:levels]:
+            found.append(stage(found[-1]))
+        return found[1:]
+
+
+class Encoder(Levels):
+    """The levels with what summarises their answers in features."""
 
     centre: Tensor
     projection: Tensor
 
     def __init__(self, c: SelfSupervisedConfig) -> None:
-        """Build a halving convolution per width, each but the first two followed by a residual block."""
-        super().__init__()
+        """Build the levels; the features are still those of an unfitted encoder."""
+        super().__init__(c.widths)
         self.config, self.size, self.features = c, c.size, c.features
-        self.stages = nn.ModuleList()
-        for level, (inputs, outputs) in enumerate(zip((3, *c.widths), c.widths, strict=False)):
-            layers = [_conv(inputs, outputs, stride=2)] + ([Residual(outputs)] if level > 1 else [])
-            self.stages.append(nn.Sequential(*layers))
         length = 2 * sum(c.widths[: c.levels])
         self.register_buffer("centre", torch.zeros(length))
         self.register_buffer("projection", torch.eye(length, c.features))
@@ -130,18 +151,6 @@ class Encoder(nn.Module):
         answers = self.maps(images, levels=self.config.levels)
         means = [level.mean((2, 3)) for level in answers]
         return torch.cat([*means, *(level.flatten(2).std(2) for level in answers)], 1)
-
-    def maps(self, images: Tensor, *, levels: int | None = None) -> list[Tensor]:
-        """Map images (N, 3, H, W) in [-1, 1] to the answers of each level, (N, width, H / 2^k, W / 2^k).
-
-        Args:
-            images: The images.
-            levels: How many, from the finest; all by default.
-        """
-        found = [images + 1.0]  # black becomes 0, as the padding of the convolutions is
-        for stage in self.stages[:levels]:
-            found.append(stage(found[-1]))
-        return found[1:]
 
     @torch.no_grad()
     def fit(self, clean: Tensor, harmed: Tensor, kinds: Tensor) -> None:

@@ -26,6 +26,9 @@ AFFINE_SHARE = 0.5
 """Share of samples that are rotated by any angle and zoomed; the others keep their pixels as they are, since
 interpolation blurs thin vessels, and are only flipped and turned by right angles."""
 ELASTIC_SHARE = 0.1
+SHIFT, ZOOM, ANGLE = 0.0625, 0.1, 5.0
+"""Most of what `classification` augmentation does: parts of the side, of the size, and degrees (Kim et al.
+2022)."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ def draw(sample: Sample, view: View, rng: np.random.Generator) -> Sample:
         if rng.random() < ELASTIC_SHARE:
             sample = _elastic(sample, rng)
         sample = replace(sample, image=_recolour(sample.image, rng))
+    if view.augment == "classification" and view.tint:
+        sample = replace(sample, image=_tint(sample.image, rng))
     if view.augment != "none":  # interpolation and noise reach over the rim
         sample = replace(sample, image=sample.image * sample.field_of_view)
     return sample
@@ -116,7 +121,7 @@ def _point_inside(field_of_view: Tensor, rng: np.random.Generator) -> tuple[int,
 
 @dataclass(frozen=True)
 class _Geometry:
-    """Flips, quarter turns, and perhaps a rotation and a zoom."""
+    """Flips, quarter turns, and perhaps a rotation, a zoom and a shift."""
 
     flip: bool = False
     turns: int = 0
@@ -124,11 +129,18 @@ class _Geometry:
     angle: float = 0.0
     """Degrees."""
     zoom: float = 1.0
+    shift: tuple[float, float] = (0.0, 0.0)
+    """To the right and down, in parts of the side."""
 
     @staticmethod
     def draw(view: View, rng: np.random.Generator) -> _Geometry:
         if view.augment == "none":
             return _Geometry()
+        if view.augment == "classification":
+            flip, turns = rng.random() < 0.5, 2 * int(view.vertical and rng.random() < 0.5)
+            angle, zoom = rng.uniform(-ANGLE, ANGLE), rng.uniform(1 - ZOOM, 1 + ZOOM)
+            right, down = rng.uniform(-SHIFT, SHIFT, 2).tolist()
+            return _Geometry(flip, turns, angle, zoom, (right, down))
         low, high = view.scale
         exact = rng.random() >= AFFINE_SHARE
         if view.augment == "translation":
@@ -166,8 +178,9 @@ class _Geometry:
         return Sample(image, layers[:-1], layers[-1:])
 
     def _turn(self, layers: Tensor, how: InterpolationMode) -> Tensor:
-        """Rotate and zoom about the middle, zeros from outside."""
-        return transforms.affine(layers, self.angle, [0.0, 0.0], self.zoom, [0.0, 0.0], interpolation=how)
+        """Rotate and zoom about the middle, and shift; zeros from outside."""
+        moved = [part * layers.shape[-1] for part in self.shift]
+        return transforms.affine(layers, self.angle, moved, self.zoom, [0.0, 0.0], interpolation=how)
 
 
 def _elastic(sample: Sample, rng: np.random.Generator) -> Sample:
@@ -199,6 +212,12 @@ def _recolour(image: Tensor, rng: np.random.Generator) -> Tensor:
         if rng.random() < share:
             image = change(image)
     return image
+
+
+def _tint(image: Tensor, rng: np.random.Generator) -> Tensor:
+    """Change the strength of each colour by up to a tenth, and gamma by as much."""
+    gains = torch.from_numpy(rng.uniform(0.9, 1.1, (3, 1, 1)).astype(np.float32))
+    return (image * gains).clamp(0.0, 1.0).pow(rng.uniform(0.9, 1.1))
 
 
 def _coarser(image: Tensor, factor: float) -> Tensor:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from fundusforge import images
 from fundusforge.models.recipe import View
-from fundusforge.records import DatasetError, Record
+from fundusforge.records import DatasetError, Record, finding_label
 from fundusforge.severity import LESIONS
 from fundusforge.training.augment import Sample, draw
 
@@ -68,8 +68,9 @@ class Batches:
             cache_gb: Memory for decoded pictures, in 10^9 bytes.
 
         Raises:
-            DatasetError: No record has the masks needed, or whole images differ in size and `view.size` is
-            None. ValueError: The batch cannot be split evenly over the processes.
+            DatasetError: No record has the masks needed or knows what is to be balanced, or whole images
+            differ in size and `view.size` is None.
+            ValueError: The batch cannot be split evenly over the processes.
         """
         if batch % world:
             raise ValueError(f"batch {batch} is no multiple of {world} processes")
@@ -83,7 +84,10 @@ class Batches:
             )
         if view.size is None and view.crop is None:
             _check_sizes(self.folder, [records[i] for i in self.members])
-        self._groups = _cameras(records, self.members) if view.balance_cameras else [self.members]
+        self._findings = {
+            i: [finding(folder, records[i], name) for name in view.labels] for i in self.members
+        }
+        self._groups = self._balanced()
         self._cache = _Cache(round(cache_gb * 1e9))
         self._codes: dict[int, NDArray[np.float32]] = {}
 
@@ -144,9 +148,31 @@ class Batches:
             "grade": torch.tensor(-1 if record.grade is None else record.grade),
             "index": torch.tensor(index),
         }
+        if self.view.labels:
+            row["labels"] = torch.tensor(self._findings[index], dtype=torch.float32)
         if self.view.code:
             row["code"] = torch.from_numpy(self._codes[index])
         return row
+
+    def _balanced(self) -> list[list[int]]:
+        """Members in the groups that take turns, as the view's `balance` says."""
+        balance, groups = self.view.balance, dict[tuple[str, int], list[int]]()
+        if balance == "images":
+            return [self.members]
+        for i in self.members:
+            record = self.records[i]
+            keys = [(record.camera or record.source, 0)]
+            if balance == "grades":
+                keys = [] if record.grade is None else [("grade", record.grade)]
+            elif balance == "labels":
+                states = zip(self.view.labels, self._findings[i], strict=True)
+                keys = [(name, state) for name, state in states if state >= 0]
+            for key in keys:
+                groups.setdefault(key, []).append(i)
+        if not groups:
+            wanted = "grade" if balance == "grades" else ", ".join(self.view.labels)
+            raise DatasetError(f"{self.folder}: of none of {len(self.members)} records is known: {wanted}")
+        return [groups[key] for key in sorted(groups)]
 
     def stored(self, index: int) -> Sample:
         """A record's pictures as they are, resized where the view says so, from the cache where possible."""
@@ -215,12 +241,20 @@ def _order(seed: int, group: int, epoch: int, count: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, _ORDER, group, epoch]).permutation(count)
 
 
-def _cameras(records: Sequence[Record], members: Sequence[int]) -> list[list[int]]:
-    """Members by camera, or by source where the camera is unknown."""
-    groups: dict[str, list[int]] = {}
-    for i in members:
-        groups.setdefault(records[i].camera or records[i].source, []).append(i)
-    return [groups[name] for name in sorted(groups)]
+def finding(folder: Path, record: Record, name: str) -> int:
+    """Tell whether a person saw a finding in a photograph: 1 there, 0 not there, -1 nobody said.
+
+    It is there with its label or a mask of its name that is not empty. It is not there with an empty mask,
+    without the label in a photograph that has other labels, or in a retina of grade 0. What a model predicted
+    says nothing.
+    """
+    said = set(record.labels) - set(record.predicted)
+    mask = record.masks.get(name)
+    if {name, finding_label(name)} & said:
+        return 1
+    if mask is not None and mask.origin != "predicted":
+        return int(images.read_mask(folder / mask.path, soft=mask.soft).any())
+    return 0 if said or (record.grade == 0 and "grade" not in record.predicted) else -1
 
 
 def _mask(path: Path, size: tuple[int, int], *, soft: bool = False) -> NDArray[np.uint8]:
