@@ -1,6 +1,6 @@
 """Record measured figures: JSON lines on standard input, into figures.jsonl beside this file.
 
-    python examples/score_vessels.py runs/drive data/drive584 | python docs/results/record.py
+    python examples/score_masks.py runs/drive data/drive584 | python docs/results/record.py
 
 Each line needs name, value, low, high, n, unit and command (other keys are dropped); the commit is added. A
 figure of the same name is replaced.

@@ -7,9 +7,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score, precision_recall_curve, recall_score, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    f1_score,
+    precision_recall_curve,
+    recall_score,
+    roc_auc_score,
+)
 
+from fundusforge.evaluate.agreement import Pool
 from fundusforge.evaluate.vessels import (
+    average_precision,
     best_threshold,
     from_counts,
     tally,
@@ -149,3 +157,20 @@ def test_second_observer_of_chase(data_root: Path) -> None:
     assert scores.images == len(firsts)
     assert 0.75 < scores.f1 < 0.79
     assert scores.specificity > 0.97
+
+
+def test_average_precision_equals_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.random((2, 64, 64)) < 0.05
+    found = np.clip(0.3 * truth + rng.random(truth.shape) * 0.7, 0.01, 0.99).astype(np.float32)
+    pool = Pool([tally(f, t, threshold=0.5) for f, t in zip(found, truth, strict=True)])
+    wanted = average_precision_score(truth.ravel(), found.ravel())
+    assert pool.value("aupr") == pytest.approx(wanted, abs=2e-3)
+    one = average_precision_score(truth[0].ravel(), found[0].ravel())
+    assert pool.value("aupr", np.array([1.0, 0.0])) == pytest.approx(one, abs=2e-3)
+
+
+def test_average_precision_by_hand() -> None:
+    # best first: one positive, one negative, two positives: (1 + 2/3 + 3/4) / 3 with the last two in order
+    assert average_precision(np.array([1, 1, 0, 1]), np.array([0, 0, 1, 0])) == pytest.approx(29 / 36)
+    assert average_precision(np.array([0, 0]), np.array([3, 1])) is None

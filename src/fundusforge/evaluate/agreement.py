@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fundusforge.evaluate.evidence import Evidence, ImageSet, Judge
 from fundusforge.evaluate.figures import Figure, measured
 from fundusforge.evaluate.statistics import Statistic, Weights, bootstrap, real_floor
-from fundusforge.evaluate.vessels import Tally, from_counts, tally
+from fundusforge.evaluate.vessels import Tally, average_precision, from_counts, tally
 from fundusforge.records import DatasetError
 
 _FIGURES = (
@@ -63,13 +63,16 @@ class Pool:
         background = np.stack([each.background_levels for each in tallies]).astype(np.float64)
         self._ordered = vessel @ (np.cumsum(background, axis=1) - background / 2).T
         self._vessel, self._background = vessel.sum(axis=1), background.sum(axis=1)
+        self._levels = vessel, background
 
     def value(self, name: str, weights: Weights | None = None) -> float | None:
-        """Return `auc`, `f1`, `sensitivity` or `specificity`, pooled over pixels, or None."""
+        """Return `auc`, `aupr`, `f1`, `sensitivity` or `specificity`, pooled over pixels, or None."""
         weights = np.ones(len(self._counts)) if weights is None else weights
         if name == "auc":
             pairs = float(weights @ self._vessel) * float(weights @ self._background)
             return float(weights @ self._ordered @ weights) / pairs if pairs else None
+        if name == "aupr":
+            return average_precision(*(weights @ levels for levels in self._levels))
         f1, sensitivity, specificity = from_counts(weights @ self._counts)
         return {"f1": f1, "sensitivity": sensitivity, "specificity": specificity}[name]
 

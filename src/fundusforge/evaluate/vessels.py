@@ -171,6 +171,24 @@ def area_under_curve(vessel: NDArray[np.float32], background: NDArray[np.float32
     return float(int(below) + int(not_above)) / 2.0 / vessel.size / background.size
 
 
+def average_precision(vessel_levels: NDArray[Any], background_levels: NDArray[Any]) -> float | None:
+    """Return the area under the precision-recall curve as average precision; None without a positive.
+
+    Each level that holds a positive adds its share of them times the precision of all from there up (the
+    step-wise sum without interpolation: Davis and Goadrich, ICML 2006).
+
+    Args:
+        vessel_levels: (n,) counts of positives, from the lowest score to the highest; see `Tally`.
+        background_levels: (n,) counts of negatives.
+    """
+    hits = np.cumsum(vessel_levels[::-1], dtype=np.float64)
+    if not hits[-1]:
+        return None
+    alarms = np.cumsum(background_levels[::-1], dtype=np.float64)
+    precision = hits / np.maximum(hits + alarms, 1e-12)
+    return float(np.diff(hits, prepend=0.0) @ precision / hits[-1])
+
+
 def from_counts(counts: NDArray[Any]) -> tuple[float | None, float | None, float | None]:
     """Return F1, sensitivity and specificity of the (4,) counts of `Tally.counts`."""
     hits, alarms, misses, rejections = (float(count) for count in counts)

@@ -44,9 +44,15 @@ def masked_mean(values: Tensor, weights: Tensor) -> Tensor:
     return (values * weights).sum() / weights.sum().clamp_min(1e-6)
 
 
-def bce(logits: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """Binary cross-entropy of logits (N, C, H, W) inside `weights` (N, C or 1, H, W)."""
-    return masked_mean(F.binary_cross_entropy_with_logits(logits, target, reduction="none"), weights)
+def bce(logits: Tensor, target: Tensor, weights: Tensor, positive: float = 1.0) -> Tensor:
+    """Binary cross-entropy of logits (N, C, H, W) inside `weights` (N, C or 1, H, W).
+
+    Positives count `positive` times, for structures so small that none is soon learnt as the answer.
+    """
+    cross_entropy = F.binary_cross_entropy_with_logits(
+        logits, target, reduction="none", pos_weight=logits.new_tensor(positive)
+    )
+    return masked_mean(cross_entropy, weights)
 
 
 def focal(logits: Tensor, target: Tensor, weights: Tensor, gamma: float = 2.0) -> Tensor:

@@ -63,6 +63,8 @@ class UNetConfig:
     cameras that the model never saw."""
     loss: Literal["bce", "bce_dice", "focal_dice"] = "bce_dice"
     """Training loss inside the field of view."""
+    positive_weight: float = 1.0
+    """How often pixels of a mask count in the cross-entropy (not in the focal loss), for small lesions."""
     lr: float = 2e-3
     """Peak learning rate of AdamW."""
     weight_decay: float = 1e-4
@@ -174,8 +176,12 @@ class UNet:
         logits = self.nets["net"](batch["image"], batch["field_of_view"])
         weights = batch["field_of_view"] * batch["masks_known"][..., None, None]  # (N, C, H, W)
         target = batch["masks"]
-        plain = losses.focal if self.config.loss == "focal_dice" else losses.bce
-        found = {"cross_entropy": plain(logits, target, weights)}
+        if self.config.loss == "focal_dice":
+            found = {"cross_entropy": losses.focal(logits, target, weights)}
+        else:
+            found = {
+                "cross_entropy": losses.bce(logits, target, weights, positive=self.config.positive_weight)
+            }
         if self.config.loss != "bce":
             found["dice"] = losses.dice(logits, target, weights)
         return found
