@@ -121,11 +121,12 @@ def confusion(
     truth: NDArray[np.intp], told: NDArray[np.intp], weights: Weights, *, count: int
 ) -> NDArray[np.float64]:
     """Return (count, count) how often each grade (row) was told as each (column)."""
-    return np.bincount(truth * count + told, weights, count * count).reshape(count, count)
+    counts = np.bincount(truth * count + told, weights, count * count)
+    return counts.astype(np.float64).reshape(count, count)
 
 
 def quadratic_kappa(counts: NDArray[np.float64]) -> float | None:
-    """Return kappa with quadratic weights of a confusion matrix (K, K); None where chance alone agrees fully."""
+    """Return kappa with quadratic weights of a confusion matrix (K, K); None where chance agrees fully."""
     place = np.arange(len(counts))
     cost = (place[:, None] - place[None]) ** 2
     total = float(counts.sum())
@@ -207,7 +208,7 @@ def fit_temperature(logits: Floats, grades: Integers) -> float:
 def fit_platt(logits: Floats, present: Integers) -> tuple[float, float]:
     """Return temperature and bias: sigmoid(logit / temperature + bias) is how often the finding is there.
 
-    The targets are Platt's, not quite 0 and 1, so that a handful of photographs cannot make it sure of itself.
+    The targets are Platt's, not quite 0 and 1, so that a few photographs cannot make it sure of itself.
 
     Args:
         logits: (N,).
