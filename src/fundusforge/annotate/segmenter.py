@@ -135,8 +135,7 @@ class Segmenter:
             found = self._predict([image for image, _, _ in cut], [inside for _, inside, _ in cut])
             for (_, outer), (_, _, square), maps in zip(some, cut, found, strict=True):
                 yield {
-                    name: _paste(np.clip(resize(values, square.side), 0, 1), square, outer.shape)
-                    * (outer > 0)
+                    name: paste(np.clip(resize(values, square.side), 0, 1), square, outer.shape) * (outer > 0)
                     for name, values in zip(self.config.masks, maps, strict=True)
                 }
 
@@ -144,7 +143,8 @@ class Segmenter:
         """Bring a photograph to what the network reads: (S, S, 3), inside where 1 (S, S), and the square."""
         if field_of_view.shape != image.shape[:2]:
             raise ValueError(f"field of view is {field_of_view.shape}, but the image {image.shape[:2]}")
-        square, side = self._square(field_of_view), self.config.diameter
+        side = self.config.diameter
+        square = frame(field_of_view, side=side, diameter=self.diameter)
         inside = (resize(square.cut(field_of_view), side) > 127).astype(np.uint8)
         small = resize(square.cut(image), side) * inside[..., None]
         return grey_clahe(small) if self.config.inputs == "grey" else small, inside, square
@@ -156,14 +156,24 @@ class Segmenter:
         field = torch.from_numpy(np.stack(inside)).to(device)[:, None].float()
         return predict(self.net, self.config, image.float() / 127.5 - 1, field).float().cpu().numpy()
 
-    def _square(self, field_of_view: Grey) -> Square:
-        """The square to cut, so that the field of view has the size it had in training."""
-        square = _square_of(field_of_view)
-        if not self.diameter:
-            return square
-        side = max(8, round(square.side * self.config.diameter / self.diameter))
-        shift = (square.side - side) // 2
-        return Square(left=square.left + shift, top=square.top + shift, side=side)
+
+def frame(field_of_view: Grey, *, side: int, diameter: float | None) -> Square:
+    """Return the square to cut, so that a field of view has the size that it had in training.
+
+    Args:
+        field_of_view: (H, W) uint8, 0 outside.
+        side: Pixels to which the square will be resized.
+        diameter: Pixels that the field of view shall then measure; None leaves it as `prepare` frames it.
+
+    Raises:
+        DatasetError: The field of view is empty.
+    """
+    square = _square_of(field_of_view)
+    if not diameter:
+        return square
+    wanted = max(8, round(square.side * side / diameter))
+    shift = (square.side - wanted) // 2
+    return Square(left=square.left + shift, top=square.top + shift, side=wanted)
 
 
 def _square_of(field_of_view: Grey) -> Square:
@@ -194,7 +204,7 @@ def detect_field(image: Image) -> Grey:
     return field.mask(*image.shape[:2])
 
 
-def _paste(values: Probability, square: Square, shape: tuple[int, ...]) -> Probability:
+def paste(values: Probability, square: Square, shape: tuple[int, ...]) -> Probability:
     """Return (H, W) with the values of the square in their place, 0 elsewhere."""
     height, width = shape[:2]
     top, bottom = max(0, square.top), min(height, square.top + square.side)

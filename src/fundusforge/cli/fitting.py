@@ -16,14 +16,22 @@ import torch
 from torch import nn
 
 from fundusforge.annotate.segmenter import Segmenter, field_extent, known_patients
+from fundusforge.cli.judges import (
+    Shown,
+    field_of,
+    painting_judge,
+    pretext_judge,
+    segmentation_judge,
+    segmentation_scores,
+)
 from fundusforge.config import to_json
-from fundusforge.evaluate.vessels import best_threshold, vessel_scores
-from fundusforge.images import colour_code, read_image, read_mask, resize
+from fundusforge.evaluate.vessels import best_threshold
+from fundusforge.images import colour_code, read_image
 from fundusforge.models import AnyConfig, ModelConfig
 from fundusforge.models.pix2pix import Generator, Pix2PixConfig
 from fundusforge.models.recipe import Recipe
-from fundusforge.models.selfsupervised import Encoder, SelfSupervisedConfig, fit_features, pretext_scores
-from fundusforge.models.unet import Segmentation, UNetConfig
+from fundusforge.models.selfsupervised import Encoder, SelfSupervisedConfig, fit_features
+from fundusforge.models.unet import UNetConfig
 from fundusforge.prepare.split import check_splits
 from fundusforge.records import DatasetError, Record, read_folder
 from fundusforge.sample.painter import Painter
@@ -175,126 +183,6 @@ def fit_codes(generator: Generator, config: Pix2PixConfig, records: Sequence[Rec
     generator.fit_codes(torch.from_numpy(np.stack(codes)), [_camera(record) for record in records])
 
 
-def field_of(record: Record) -> np.ndarray | None:
-    """Read a located record's field of view; None if it has none."""
-    return read_mask(Path(record.field_of_view)) if record.field_of_view else None
-
-
-# ---- judges ------------------------------------------------------------------------------------------------
-
-
-class _Shown:
-    """Pictures of the judged records, read once."""
-
-    def __init__(self, records: Sequence[Record], names: Sequence[str]) -> None:
-        self.rows = []
-        for record in records:
-            image, field = read_image(Path(record.image)), field_of(record)
-            field = np.full(image.shape[:2], 255, np.uint8) if field is None else field
-            masks = {name: read_mask(Path(record.masks[name].path)) for name in names if name in record.masks}
-            self.rows.append((image, field, masks))
-
-
-def segmentation_scores(segmenter: Segmenter, shown: _Shown, *, calibrated: bool) -> dict[str, float]:
-    """F1 and AUC of every mask, over all pixels inside the fields of view, at the images' own size.
-
-    Where the segmenter is not `calibrated` yet, F1 is that of the best threshold on these very images: good
-    enough to choose among states of one training, not to be quoted.
-    """
-    found = [(segmenter.probabilities(image, field), masks, field) for image, field, masks in shown.rows]
-    scores: dict[str, float] = {}
-    for name in segmenter.config.masks:
-        rows = [(maps[name], masks[name], field) for maps, masks, field in found if name in masks]
-        if not any((mask[field > 0] > 0).any() for _, mask, field in rows):
-            continue
-        maps, masks, fields = (list(column) for column in zip(*rows, strict=True))
-        threshold = segmenter.threshold_of(name) if calibrated else best_threshold(maps, masks, fields)
-        result = vessel_scores(maps, masks, fields, threshold=threshold)
-        scores |= {f"{name}_f1": result.f1 or 0.0, f"{name}_auc": result.auc or 0.0}
-    return scores
-
-
-def segmentation_judge(
-    config: UNetConfig, records: Sequence[Record], *, diameter: float | None
-) -> Validation | None:
-    """Judge a segmenter by the mean F1 of its masks on split `val`; None if nothing there has one of them."""
-    records = [record for record in records if set(config.masks) & set(record.masks)]
-    if not records:
-        return None
-    shown = _Shown(records, config.masks)
-
-    def judge(nets: nn.ModuleDict) -> dict[str, float]:
-        segmenter = Segmenter(net=cast(Segmentation, nets["net"]), config=config, diameter=diameter)
-        scores = segmentation_scores(segmenter, shown, calibrated=False)
-        f1 = [value for name, value in scores.items() if name.endswith("_f1")]
-        return scores | {"f1": float(np.mean(f1)) if f1 else 0.0}
-
-    return Validation(judge=judge, score="f1")
-
-
-def painting_judge(
-    config: Pix2PixConfig, records: Sequence[Record], segmenter: Path | None, learnt: Sequence[Record]
-) -> Validation | None:
-    """Judge a generator on the masks of split `val`.
-
-    `l1` is the mean difference to the real photographs in their own colours; `agreement` the AUC of a
-    segmenter's vessels on the painted image against the painted mask. Only agreement chooses the best
-    state: the lowest L1 belongs to blurred early pictures.
-
-    Raises:
-        DatasetError: The segmenter has seen a patient whom the generator learns from.
-    """
-    records = [record for record in records if set(config.masks) <= set(record.masks)]
-    reader = Segmenter.load(segmenter) if segmenter else None
-    if reader and (shared := reader.patients & known_patients(record.patient for record in learnt)):
-        raise DatasetError(
-            f"{segmenter}: was trained on {len(shared)} of the generator's training patients, so its "
-            "agreement would flatter; name a segmenter of other patients"
-        )
-    if not records:
-        return None
-    shown = _Shown(records, config.masks)
-
-    def judge(nets: nn.ModuleDict) -> dict[str, float]:
-        painter = Painter(generator=cast(Generator, nets["generator"]))
-        differences, maps, masks, fields = [], [], [], []
-        for place, (image, field, structures) in enumerate(shown.rows):
-            inputs = {name: structures[name] for name in config.masks}
-            stack, inside = painter.stack(inputs, field, size=config.size)
-            painted = painter.paint(stack, inside, seed=place, code=colour_code(image, field))
-            real = resize(image, config.size).astype(np.float32)
-            differences.append(np.abs(painted.astype(np.float32) - real)[inside > 0].mean() / 255)
-            if reader and "vessels" in inputs:
-                maps.append(reader.probability(painted, inside))
-                masks.append(stack[config.masks.index("vessels")])
-                fields.append(inside)
-        scores = {"l1": float(np.mean(differences))}
-        if reader and maps:
-            result = vessel_scores(maps, masks, fields, threshold=reader.threshold)
-            scores |= {"agreement": result.auc or 0.0, "agreement_f1": result.f1 or 0.0}
-        return scores
-
-    return Validation(judge=judge, score="agreement" if reader and "vessels" in config.masks else None)
-
-
-def pretext_judge(config: SelfSupervisedConfig, records: Sequence[Record]) -> Validation | None:
-    """Judge features by the task they are learnt from, on split `val`; the same views each time.
-
-    It does not choose the best state: the task is easy, and what the features are for is not measured by it.
-    """
-    if len(records) < 2:
-        return None
-    batches = Batches(Path("/"), records, config.build().view, batch=len(records), seed=1)
-    pictures = batches.load(0)["image"]
-
-    def judge(nets: nn.ModuleDict) -> dict[str, float]:
-        with torch.random.fork_rng():
-            torch.manual_seed(1)
-            return pretext_scores(nets, config, pictures.to(next(nets.parameters()).device))
-
-    return Validation(judge=judge, score=None)
-
-
 # ---- the end -----------------------------------------------------------------------------------------------
 
 
@@ -313,7 +201,7 @@ def finish(
         segmenter = replace(Segmenter.load(run), diameter=training_diameter(config, learnt))
         segmenter = replace(segmenter, thresholds=thresholds_of(segmenter, learnt))
         facts["calibration"] = {"threshold": segmenter.thresholds, "diameter": segmenter.diameter}
-        shown = _Shown(judged, config.masks)
+        shown = Shown(judged, config.masks)
         figures = segmentation_scores(segmenter, shown, calibrated=True) if judged else {}
     elif validation:
         figures = dict(validation.judge(released(run, config)))
@@ -374,7 +262,7 @@ def thresholds_of(segmenter: Segmenter, learnt: Sequence[Record]) -> dict[str, f
             if segmenter.config.calibration == "augmented"
             else [
                 (segmenter.probability(image, field, mask=name), masks[name], field)
-                for image, field, masks in _Shown(spread(owners, CALIBRATED), [name]).rows
+                for image, field, masks in Shown(spread(owners, CALIBRATED), [name]).rows
             ]
         )
         if any((mask[field > 0] > 0).any() for _, mask, field in rows):

@@ -1,0 +1,139 @@
+"""How each kind of model is judged while it trains: on photographs of split `val`, before any threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from fundusforge.annotate.segmenter import Segmenter, known_patients
+from fundusforge.evaluate.vessels import best_threshold, vessel_scores
+from fundusforge.images import colour_code, read_image, read_mask, resize
+from fundusforge.models.pix2pix import Generator, Pix2PixConfig
+from fundusforge.models.selfsupervised import SelfSupervisedConfig, pretext_scores
+from fundusforge.models.unet import Segmentation, UNetConfig
+from fundusforge.records import DatasetError, Record
+from fundusforge.sample.painter import Painter
+from fundusforge.training.batches import Batches
+from fundusforge.training.loop import Validation
+
+
+def field_of(record: Record) -> np.ndarray | None:
+    """Read a located record's field of view; None if it has none."""
+    return read_mask(Path(record.field_of_view)) if record.field_of_view else None
+
+
+class Shown:
+    """Pictures of the judged records, read once."""
+
+    def __init__(self, records: Sequence[Record], names: Sequence[str]) -> None:
+        self.rows = []
+        for record in records:
+            image, field = read_image(Path(record.image)), field_of(record)
+            field = np.full(image.shape[:2], 255, np.uint8) if field is None else field
+            masks = {name: read_mask(Path(record.masks[name].path)) for name in names if name in record.masks}
+            self.rows.append((image, field, masks))
+
+
+def segmentation_scores(segmenter: Segmenter, shown: Shown, *, calibrated: bool) -> dict[str, float]:
+    """F1 and AUC of every mask, over all pixels inside the fields of view, at the images' own size.
+
+    Where the segmenter is not `calibrated` yet, F1 is that of the best threshold on these very images: good
+    enough to choose among states of one training, not to be quoted.
+    """
+    found = [(segmenter.probabilities(image, field), masks, field) for image, field, masks in shown.rows]
+    scores: dict[str, float] = {}
+    for name in segmenter.config.masks:
+        rows = [(maps[name], masks[name], field) for maps, masks, field in found if name in masks]
+        if not any((mask[field > 0] > 0).any() for _, mask, field in rows):
+            continue
+        maps, masks, fields = (list(column) for column in zip(*rows, strict=True))
+        threshold = segmenter.threshold_of(name) if calibrated else best_threshold(maps, masks, fields)
+        result = vessel_scores(maps, masks, fields, threshold=threshold)
+        scores |= {f"{name}_f1": result.f1 or 0.0, f"{name}_auc": result.auc or 0.0}
+    return scores
+
+
+def segmentation_judge(
+    config: UNetConfig, records: Sequence[Record], *, diameter: float | None
+) -> Validation | None:
+    """Judge a segmenter by the mean F1 of its masks on split `val`; None if nothing there has one of them."""
+    records = [record for record in records if set(config.masks) & set(record.masks)]
+    if not records:
+        return None
+    shown = Shown(records, config.masks)
+
+    def judge(nets: nn.ModuleDict) -> dict[str, float]:
+        segmenter = Segmenter(net=cast(Segmentation, nets["net"]), config=config, diameter=diameter)
+        scores = segmentation_scores(segmenter, shown, calibrated=False)
+        f1 = [value for name, value in scores.items() if name.endswith("_f1")]
+        return scores | {"f1": float(np.mean(f1)) if f1 else 0.0}
+
+    return Validation(judge=judge, score="f1")
+
+
+def painting_judge(
+    config: Pix2PixConfig, records: Sequence[Record], segmenter: Path | None, learnt: Sequence[Record]
+) -> Validation | None:
+    """Judge a generator on the masks of split `val`.
+
+    `l1` is the mean difference to the real photographs in their own colours; `agreement` the AUC of a
+    segmenter's vessels on the painted image against the painted mask. Only agreement chooses the best
+    state: the lowest L1 belongs to blurred early pictures.
+
+    Raises:
+        DatasetError: The segmenter has seen a patient whom the generator learns from.
+    """
+    records = [record for record in records if set(config.masks) <= set(record.masks)]
+    reader = Segmenter.load(segmenter) if segmenter else None
+    if reader and (shared := reader.patients & known_patients(record.patient for record in learnt)):
+        raise DatasetError(
+            f"{segmenter}: was trained on {len(shared)} of the generator's training patients, so its "
+            "agreement would flatter; name a segmenter of other patients"
+        )
+    if not records:
+        return None
+    shown = Shown(records, config.masks)
+
+    def judge(nets: nn.ModuleDict) -> dict[str, float]:
+        painter = Painter(generator=cast(Generator, nets["generator"]))
+        differences, maps, masks, fields = [], [], [], []
+        for place, (image, field, structures) in enumerate(shown.rows):
+            inputs = {name: structures[name] for name in config.masks}
+            stack, inside = painter.stack(inputs, field, size=config.size)
+            painted = painter.paint(stack, inside, seed=place, code=colour_code(image, field))
+            real = resize(image, config.size).astype(np.float32)
+            differences.append(np.abs(painted.astype(np.float32) - real)[inside > 0].mean() / 255)
+            if reader and "vessels" in inputs:
+                maps.append(reader.probability(painted, inside))
+                masks.append(stack[config.masks.index("vessels")])
+                fields.append(inside)
+        scores = {"l1": float(np.mean(differences))}
+        if reader and maps:
+            result = vessel_scores(maps, masks, fields, threshold=reader.threshold)
+            scores |= {"agreement": result.auc or 0.0, "agreement_f1": result.f1 or 0.0}
+        return scores
+
+    return Validation(judge=judge, score="agreement" if reader and "vessels" in config.masks else None)
+
+
+def pretext_judge(config: SelfSupervisedConfig, records: Sequence[Record]) -> Validation | None:
+    """Judge features by the task they are learnt from, on split `val`; the same views each time.
+
+    It does not choose the best state: the task is easy, and what the features are for is not measured by it.
+    """
+    if len(records) < 2:
+        return None
+    batches = Batches(Path("/"), records, config.build().view, batch=len(records), seed=1)
+    pictures = batches.load(0)["image"]
+
+    def judge(nets: nn.ModuleDict) -> dict[str, float]:
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            return pretext_scores(nets, config, pictures.to(next(nets.parameters()).device))
+
+    return Validation(judge=judge, score=None)
