@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fundusforge.annotate.shapes import largest_part, plausible
+from fundusforge.annotate.shapes import implausible, largest_part
 
 
 def test_the_largest_part_is_kept_whole() -> None:
@@ -25,12 +25,14 @@ def test_a_disc_is_neither_a_speck_nor_half_the_eye(side: int, fits: bool) -> No
     field, mask = np.zeros((200, 100), np.uint8), np.zeros((200, 100), np.uint8)
     field[:100] = 255
     mask[:side, :side] = 255
-    assert plausible("disc", mask, field) is fits
-    assert plausible("vessels", mask, field) is True
+    reason = implausible("disc", mask, field)
+    assert (not reason) is fits
+    assert side == 0 or fits or f"{side**2 / 10000:.2%}" in reason
+    assert not implausible("vessels", mask, field)
 
 
 def test_without_a_field_of_view_the_picture_counts() -> None:
     mask = np.zeros((100, 100), np.uint8)
     mask[:10, :7] = 255
-    assert plausible("disc", mask, None)
-    assert not plausible("disc", mask, (mask > 0) | np.eye(100, dtype=bool))
+    assert not implausible("disc", mask, None)
+    assert implausible("disc", mask, (mask > 0) | np.eye(100, dtype=bool))

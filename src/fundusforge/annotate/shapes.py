@@ -36,16 +36,21 @@ def largest_part(mask: Grey) -> Grey:
     return hulls
 
 
-def plausible(name: str, mask: NDArray[Any], field_of_view: NDArray[Any] | None) -> bool:
-    """Return whether a structure covers as much of the field of view as it may; True if nobody knows.
+def implausible(name: str, mask: NDArray[Any], field_of_view: NDArray[Any] | None) -> str:
+    """Return what is wrong with a structure's size, or nothing if it covers as much as it may.
 
     Args:
-        name: Of the structure.
+        name: Of the structure; of most nobody knows how much they may cover.
         mask: (H, W), structure where not 0.
         field_of_view: (H, W), inside where not 0; None for the whole picture.
     """
     if name not in PLAUSIBLE:
-        return True
+        return ""
     low, high = PLAUSIBLE[name]
     inside = mask.size if field_of_view is None else np.count_nonzero(field_of_view)
-    return bool(low * inside <= np.count_nonzero(mask) <= high * inside)
+    covered = np.count_nonzero(mask) / max(1, inside)
+    if not covered:
+        return "none was found"
+    if low <= covered <= high:
+        return ""
+    return f"what was found covers {covered:.2%} of the field of view, not {low:.1%} to {high:.1%}"

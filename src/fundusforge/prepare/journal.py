@@ -16,18 +16,19 @@ NAME = ".journal.jsonl"
 class Journal:
     """An append-only file: a first line that names the run, then one line for every finished item."""
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
+    def __init__(self, folder: Path, fingerprint: str, *, name: str = NAME) -> None:
         """Open the journal of a folder, or begin one.
 
         Args:
             folder: The output folder.
             fingerprint: Names settings and inputs; a journal of another run is refused.
+            name: Of the file.
 
         Raises:
             DatasetError: The folder holds the journal of a run with other settings or inputs.
             OSError: The folder cannot be written.
         """
-        self.path = folder / NAME
+        self.path = folder / name
         self.done: dict[str, dict[str, Any]] = {}
         lines = list(self._lines())
         if lines and lines[0].get("fingerprint") != fingerprint:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fundusforge.annotate.shapes import largest_part, plausible
+from fundusforge.annotate.shapes import implausible, largest_part
 from fundusforge.evaluate.anatomy.measure import Anatomy, measure
 from fundusforge.evaluate.anatomy.snr import ZONES
 from fundusforge.evaluate.comparison import Quantity, Values, compare
@@ -128,7 +128,7 @@ def _discs(evidence: Evidence, images: ImageSet, index: int) -> tuple[Grey | Non
     if evidence.judge_of("disc") is None:
         return (images.mask(index, "disc") if mask else None), None
     found = largest_part(evidence.predicted_mask(images, index, "disc"))
-    if not plausible("disc", found, images.field_of_view(index)):
+    if implausible("disc", found, images.field_of_view(index)):
         found = np.zeros_like(found)
     return found, images.mask(index, "disc") if mask and mask.origin != "predicted" else None
 
