@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from fundusforge.annotate.segmenter import Segmenter, field_extent, known_patients
+from fundusforge.cli import classifying
 from fundusforge.cli.judges import (
     Shown,
     field_of,
@@ -28,6 +29,7 @@ from fundusforge.config import to_json
 from fundusforge.evaluate.vessels import best_threshold
 from fundusforge.images import colour_code, read_image
 from fundusforge.models import AnyConfig, ModelConfig
+from fundusforge.models.classifier import Classification, ClassifierConfig
 from fundusforge.models.pix2pix import Generator, Pix2PixConfig
 from fundusforge.models.recipe import Recipe
 from fundusforge.models.selfsupervised import Encoder, SelfSupervisedConfig, fit_features
@@ -45,6 +47,8 @@ T = TypeVar("T")
 
 JUDGED = 32
 """Images of split `val` on which a model is judged, evenly spread, so that judging stays quick."""
+GRADED = 200
+"""The same of a classifier, which reads them faster and needs more of them."""
 CALIBRATED = 20
 """Training images on which thresholds are chosen."""
 FITTED = 600
@@ -77,19 +81,21 @@ def fit(
         quiet: No progress on standard error.
 
     Returns:
-        `run`, `model`, `images`, `seconds`, `finished` and `figures` on split `val`; None in processes
-        other than the first.
+        `run`, `model`, `images`, `seconds`, `finished` and `figures` on split `val`, and the `start` of a
+        classifier; None in processes other than the first.
 
     Raises:
         DatasetError: The folders do not fit each other, or lack what the model needs.
         RunError, CheckpointError, TrainingError: See `fundusforge.training.loop.train`.
     """
-    records = gather(folders)
+    records, graded = gather(folders), isinstance(config, ClassifierConfig)
     learnt = [record for record in records if record.split == "train"]
-    judged = spread([record for record in records if record.split == "val"], JUDGED)
+    judged = spread([record for record in records if record.split == "val"], GRADED if graded else JUDGED)
     if not learnt:
         raise DatasetError(f"{', '.join(map(str, folders))}: no record of split `train`")
-    process = parallel.start(loop.device)
+    process, metadata = parallel.start(loop.device), dict[str, Any]()
+    if isinstance(config, ClassifierConfig):
+        learnt = classifying.learnable(config, learnt)
     if isinstance(config, Pix2PixConfig):
         whole = (record for record in learnt if set(config.masks) <= set(record.masks))
         config = replace(config, cameras=tuple(sorted({_camera(record) for record in whole})))
@@ -112,13 +118,18 @@ def fit(
         validation = painting_judge(config, judged, segmenter, learnt)
     elif isinstance(config, SelfSupervisedConfig):
         validation = pretext_judge(config, judged)
+    elif isinstance(config, ClassifierConfig):
+        net = cast(Classification, recipe.nets["net"])
+        warm_start, metadata["start"] = classifying.begin(net, config, run, warm_start)
+        diameter = training_diameter(config.size, learnt)
+        validation = classifying.classification_judge(config, judged, diameter=diameter)
     else:
-        diameter = training_diameter(config, learnt)
+        diameter = training_diameter(config.diameter, learnt)
         validation = segmentation_judge(config, judged, diameter=diameter)
     trained = train(
         recipe, batches, loop, run, config_json=to_json(config, kind=ModelConfig, indent=None),
-        data=describe(folders, learnt, judged), validate=validation, resume=resume, warm_start=warm_start,
-        quiet=quiet,
+        data=describe(folders, learnt, judged), metadata=metadata, validate=validation, resume=resume,
+        warm_start=warm_start, quiet=quiet,
     )  # fmt: skip
     if not process.main:
         return None
@@ -126,7 +137,7 @@ def fit(
     clock = trained.clock
     return {
         "run": str(run), "model": str(model_file(run)), "images": clock.images,
-        "seconds": round(clock.seconds, 1), "finished": trained.finished, "figures": figures,
+        "seconds": round(clock.seconds, 1), "finished": trained.finished, "figures": figures, **metadata,
     }  # fmt: skip
 
 
@@ -197,8 +208,11 @@ def finish(
     facts: dict[str, Any] = {}
     if isinstance(config, SelfSupervisedConfig):
         fit_run(run, config, spread(learnt, FITTED))
-    if isinstance(config, UNetConfig):
-        segmenter = replace(Segmenter.load(run), diameter=training_diameter(config, learnt))
+    if isinstance(config, ClassifierConfig):
+        diameter = training_diameter(config.size, learnt)
+        figures, facts = classifying.conclude(run, config, learnt, judged, diameter=diameter)
+    elif isinstance(config, UNetConfig):
+        segmenter = replace(Segmenter.load(run), diameter=training_diameter(config.diameter, learnt))
         segmenter = replace(segmenter, thresholds=thresholds_of(segmenter, learnt))
         facts["calibration"] = {"threshold": segmenter.thresholds, "diameter": segmenter.diameter}
         shown = Shown(judged, config.masks)
@@ -241,10 +255,10 @@ def released(run: Path, config: Pix2PixConfig | SelfSupervisedConfig) -> nn.Modu
     return nets
 
 
-def training_diameter(config: UNetConfig, learnt: Sequence[Record]) -> float | None:
-    """Median diameter in pixels of the training images' fields of view as the network sees them."""
+def training_diameter(side: int, learnt: Sequence[Record]) -> float | None:
+    """Median diameter in pixels of the training images' fields of view when images have this side."""
     fields = [field for record in spread(learnt, CALIBRATED) if (field := field_of(record)) is not None]
-    extents = [field_extent(field) * config.diameter / max(field.shape) for field in fields]
+    extents = [field_extent(field) * side / max(field.shape) for field in fields]
     return float(np.median(extents)) if extents else None
 
 
