@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from fundusforge.annotate.disc import Disc, Point
 from fundusforge.records import Eye
 
-DISTANCE, DISTANCE_SPREAD = 2.5, 0.35
+DISTANCE, DISTANCE_SPREAD = 2.5, 0.5
 """Mean and spread of the distance from the disc's centre, in disc diameters."""
 DROP, DROP_SPREAD = 5.6, 6.0
 """Mean and spread of the angle below the horizontal in degrees; the eye's own and the head's tilt."""
@@ -151,7 +151,7 @@ def _best(
     seen = bool(deep[expected]) and float(far[expected]) < 1
     likely = deep & (far < 9)
     lowest = darkness >= np.asarray(cv2.dilate(darkness, np.ones((5, 5))))
-    score = np.where(likely & lowest, darkness * np.exp(-far / 4), -math.inf)
+    score = np.where(likely & lowest, darkness * np.exp(-far / 2), -math.inf)
     best = np.unravel_index(int(np.argmax(score)), score.shape)
     spot = (int(best[0]), int(best[1]))
     return (spot if score[spot] > 0 else None), seen
