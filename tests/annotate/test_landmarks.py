@@ -131,7 +131,13 @@ def test_a_doubtful_disc_gives_nothing() -> None:
     assert "the vessels converge elsewhere" in found.missing["fovea"]
 
 
-def test_without_vessels_there_is_no_side() -> None:
-    [found] = Landmarks().read([picture(0, names=("disc",))])
+def test_without_a_side_no_fovea_is_guessed() -> None:
+    """No vessels, no side; no side, no fovea, unless somebody says which eye it is."""
+    shown = picture(0, names=("disc",))
+    [found] = Landmarks().read([shown])
     assert found.missing["eye"] == "no vessels are known"
+    assert found.missing["fovea"] == "which side is temporal is not known"
+    shown.eye = eye(0).eye
+    [found] = Landmarks().read([shown])
     assert "fovea" in found.masks
+    assert not found.values

@@ -12,10 +12,11 @@ import numpy as np
 
 from fundusforge.annotate.cup import find_cup
 from fundusforge.annotate.disc import Disc, doubts, find_disc
-from fundusforge.annotate.fovea import find_fovea
+from fundusforge.annotate.fovea import Fovea, find_fovea
 from fundusforge.annotate.laterality import UNSURE, Side, find_side
 from fundusforge.annotate.picture import Found, Picture
 from fundusforge.images import Grey
+from fundusforge.records import Eye
 
 FOVEA = 0.3
 """Diameter of the circle that stands for the fovea, in disc diameters: 0.55 mm of 1.85, the size of the
@@ -48,16 +49,14 @@ class Landmarks:
             return Found(missing=dict.fromkeys(self.gives, f"the disc is doubtful: {doubt}"))
         side = _side(picture, place)
         eye = picture.eye or (None if isinstance(side, str) else side.eye)
+        fovea = _fovea(picture, place, eye)
         cup = find_cup(picture.image, disc, vessels=vessels)
-        search = find_fovea(
-            picture.image, place, vessels=vessels, field_of_view=picture.field_of_view, eye=eye
-        )
         masks, sure, missing = dict[str, Grey](), dict[str, float](), dict[str, str]()
-        if search.fovea is not None:
-            masks["fovea"] = circle(picture.field_of_view, search.fovea.centre, FOVEA * place.diameter)
-            sure["fovea"] = search.fovea.confidence
+        if isinstance(fovea, str):
+            missing["fovea"] = fovea
         else:
-            missing["fovea"] = "no dark spot in its place" if search.in_view else "its place is not in view"
+            masks["fovea"] = circle(picture.field_of_view, fovea.centre, FOVEA * place.diameter)
+            sure["fovea"] = fovea.confidence
         if isinstance(cup, str):
             missing["cup"] = cup
         else:
@@ -77,6 +76,17 @@ def _side(picture: Picture, disc: Disc) -> Side | str:
     if side.confidence < UNSURE:
         return f"its signs are weak or at odds (confidence {side.confidence:.2f})"
     return side
+
+
+def _fovea(picture: Picture, disc: Disc, eye: Eye | None) -> Fovea | str:
+    """Return the fovea, or why none is given; on the wrong side, any dark spot would be taken for it."""
+    if eye is None:
+        return "which side is temporal is not known"
+    vessels, field = picture.masks.get("vessels"), picture.field_of_view
+    search = find_fovea(picture.image, disc, vessels=vessels, field_of_view=field, eye=eye)
+    if search.fovea is None:
+        return "no dark spot in its place" if search.in_view else "its place is not in view"
+    return search.fovea
 
 
 def circle(like: Grey, centre: tuple[float, float], diameter: float) -> Grey:
