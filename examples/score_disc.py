@@ -25,7 +25,7 @@ from tyro.conf import Positional
 
 from fundusforge.annotate.disc import Disc, find_disc
 from fundusforge.annotate.segmenter import Segmenter, known_patients
-from fundusforge.annotate.shapes import plausible, to_mask
+from fundusforge.annotate.shapes import implausible, largest_part, to_mask
 from fundusforge.audit.tally import wilson
 from fundusforge.evaluate.plausibility import ASTRAY
 from fundusforge.evaluate.statistics import bootstrap, weighted_mean
@@ -110,8 +110,8 @@ def scores(segmenter: Segmenter, folder: Path, record: Record) -> dict[str, floa
 def disc_of(segmenter: Segmenter, image: Image, field: Grey | None) -> Grey:
     """Return the mask of the disc that `fundusforge evaluate` would go by; empty if there is none."""
     found = segmenter.probability(image, field, mask="disc")
-    mask = to_mask(found, segmenter.threshold_of("disc"), single=True)
-    return mask if plausible("disc", mask, field) else np.zeros_like(mask)
+    mask = largest_part(to_mask(found, segmenter.threshold_of("disc")))
+    return np.zeros_like(mask) if implausible("disc", mask, field) else mask
 
 
 def offset(found: Disc | None, wanted: Disc) -> float:

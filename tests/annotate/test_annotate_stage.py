@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fundusforge.annotate.picture import Annotator, Found, Picture
 from fundusforge.annotate.segmenter import Segmenter
-from fundusforge.annotate.shapes import to_mask
+from fundusforge.annotate.shapes import largest_part, to_mask
 from fundusforge.annotate.stage import AnnotateConfig, annotate, key_of, rejects
 from fundusforge.annotate.structures import Structures
 from fundusforge.images import read_image, read_mask, write_image
@@ -160,9 +160,9 @@ def test_an_eye_has_one_disc() -> None:
     probability = np.zeros((40, 40), np.float32)
     probability[5:15, 5:15] = 0.9
     probability[30:33, 30:33] = 0.99
-    both, one = to_mask(probability, 0.5), to_mask(probability, 0.5, single=True)
+    both, one = to_mask(probability, 0.5), largest_part(to_mask(probability, 0.5))
     assert (both > 0).sum() == 109 and (one > 0).sum() == 100
-    assert not to_mask(np.zeros((4, 4), np.float32), 0.5, single=True).any()
+    assert not largest_part(to_mask(np.zeros((4, 4), np.float32), 0.5)).any()
 
 
 def test_keys_keep_folders_apart() -> None:

@@ -17,18 +17,16 @@ PLAUSIBLE = {"disc": (0.005, 0.08)}
 mm covers 1 to 5 %; what lies outside these wider bounds is reported as not found, not guessed."""
 
 
-def to_mask(probability: NDArray[np.float32], threshold: float, *, single: bool = False) -> Grey:
-    """Return (H, W) uint8, 255 where the probability reaches the threshold.
-
-    If `single`, only the convex hull of the largest connected part: vessels that cross a disc must not
-    cut it.
-    """
-    mask = np.where(probability >= threshold, 255, 0).astype(np.uint8)
-    return largest_part(mask) if single else mask
+def to_mask(probability: NDArray[np.float32], threshold: float) -> Grey:
+    """Return (H, W) uint8, 255 where the probability reaches the threshold."""
+    return np.where(probability >= threshold, 255, 0).astype(np.uint8)
 
 
 def largest_part(mask: Grey) -> Grey:
-    """Return the convex hull of the largest connected part of a mask (H, W), as 0 and 255."""
+    """Return the convex hull of the largest connected part of a mask (H, W), as 0 and 255.
+
+    Vessels that cross a disc must not cut it.
+    """
     hulls = np.zeros_like(mask)
     parts = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
     if parts:

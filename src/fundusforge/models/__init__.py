@@ -10,6 +10,7 @@ from fundusforge.models.classifier import ClassifierConfig
 from fundusforge.models.pix2pix import Pix2PixConfig
 from fundusforge.models.selfsupervised import SelfSupervisedConfig
 from fundusforge.models.unet import UNetConfig
+from fundusforge.severity import LESIONS
 
 AnyConfig = UNetConfig | Pix2PixConfig | SelfSupervisedConfig | ClassifierConfig
 ModelConfig = Annotated[AnyConfig, Field(discriminator="kind")]
@@ -24,7 +25,28 @@ PRESETS: dict[str, dict[str, tuple[str, AnyConfig]]] = {
         ),
         "embedded": (
             "vessels on any camera: local contrast in, wide zoom; the embedded segmenter",
-            UNetConfig(inputs="local", diameter=640, zoom=(0.7, 1.6), calibration="augmented"),
+            UNetConfig(
+                inputs="local",
+                diameter=960,
+                crop=192,
+                widths=(16, 32, 64, 128, 128),
+                zoom=(0.7, 1.6),
+                balance_cameras=True,
+                calibration="augmented",
+            ),
+        ),
+        "lesions": (
+            "microaneurysms, haemorrhages, hard and soft exudates at 1280 px; the embedded finder of lesions",
+            UNetConfig(
+                masks=LESIONS,
+                inputs="both",
+                diameter=1280,
+                crop=128,
+                widths=(16, 32, 64, 128, 128),
+                focus=0.85,
+                positive_weight=10.0,
+                zoom=(0.75, 1.35),
+            ),
         ),
         "disc": (
             "optic disc at 256 px",
