@@ -21,10 +21,10 @@ class Train(Generic[M]):
     """Train a model on dataset folders.
 
     FAMILY is the kind of model: `unet` finds structures (vessels, disc, lesions) in photographs, `pix2pix`
-    paints photographs on structure masks, `selfsupervised` learns features without labels. Images of
-    split `train` are learnt from, those of split `val` only judge; folders may be several, and no patient may
-    stand in two splits. `fundusforge train FAMILY --help` shows every setting of a family; `fundusforge
-    models` lists the presets.
+    paints photographs on structure masks, `classifier` grades photographs or tells findings,
+    `selfsupervised` learns features without labels. Images of split `train` are learnt from, those of split
+    `val` only judge; folders may be several, and no patient may stand in two splits. `fundusforge train
+    FAMILY --help` shows every setting of a family; `fundusforge models` lists the presets.
 
     The run folder then holds model.safetensors (the latest), best.safetensors (the best on `val`), log.jsonl,
     sample pictures and all settings. A run that was stopped or killed goes on with --resume. Several GPUs:
@@ -37,7 +37,7 @@ class Train(Generic[M]):
     """
 
     family: Annotated[str, Positional, arg(metavar="FAMILY")]
-    """Kind of model: unet, pix2pix or selfsupervised."""
+    """Kind of model: unet, pix2pix, classifier or selfsupervised."""
     folders: Annotated[tuple[Path, ...], Positional, arg(metavar="FOLDER ...")]
     """Dataset folders, as `fundusforge prepare` makes them."""
     out: Annotated[Path, arg(metavar="RUN")]
