@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
@@ -10,13 +11,33 @@ from fundusforge.annotate.shapes import implausible, largest_part
 
 def test_the_largest_part_is_kept_whole() -> None:
     """A cut through a part is closed; a smaller part and a speck go; nothing stays nothing."""
-    mask = np.zeros((40, 40), np.uint8)
-    mask[5:15, 5:15] = 255
-    mask[5:14, 10] = 0
-    mask[30:33, 30:33] = mask[20, 20] = 255
+    disc = np.zeros((80, 80), np.uint8)
+    cv2.circle(disc, (30, 30), 20, 255, cv2.FILLED)
+    mask = disc.copy()
+    mask[10:48, 30:32] = 0
+    mask[70:75, 70:75] = mask[60, 60] = 255
     found = largest_part(mask)
-    assert (found[5:15, 5:15] == 255).all() and np.count_nonzero(found) == 100
+    assert np.count_nonzero(found != disc) < 0.03 * np.count_nonzero(disc)
+    assert not found[60:].any()
     assert not largest_part(np.zeros((4, 4), np.uint8)).any()
+
+
+def test_a_tail_does_not_stretch_the_disc() -> None:
+    disc = np.zeros((80, 120), np.uint8)
+    cv2.circle(disc, (40, 40), 20, 255, cv2.FILLED)
+    tailed = disc.copy()
+    tailed[38:43, 60:110] = 255
+    assert np.count_nonzero(largest_part(tailed) != disc) < 0.05 * np.count_nonzero(disc)
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (0, 79), (40, 79)])
+def test_a_part_at_the_border_stays_there(corner: tuple[int, int]) -> None:
+    disc = np.zeros((80, 80), np.uint8)
+    cv2.circle(disc, corner[::-1], 20, 255, cv2.FILLED)
+    assert np.count_nonzero(largest_part(disc) != disc) < 0.12 * np.count_nonzero(disc), "corners are rounded"
+    speck = np.zeros((80, 80), np.uint8)
+    speck[corner] = 255
+    assert largest_part(speck)[corner] == 255
 
 
 @pytest.mark.parametrize(("side", "fits"), [(0, False), (3, False), (15, True), (50, False)])

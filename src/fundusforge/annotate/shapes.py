@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import cv2
@@ -25,12 +26,26 @@ def to_mask(probability: NDArray[np.float32], threshold: float) -> Grey:
 def largest_part(mask: Grey) -> Grey:
     """Return the convex hull of the largest connected part of a mask (H, W), as 0 and 255.
 
-    Vessels that cross a disc must not cut it.
+    The part is first closed and opened by a circle of half its own diameter: vessels that cross a disc must
+    not cut it, nor a tail that hangs on it stretch its hull.
     """
     hulls = np.zeros_like(mask)
     parts = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
-    if parts:
-        cv2.drawContours(hulls, [cv2.convexHull(max(parts, key=cv2.contourArea))], 0, 255, cv2.FILLED)
+    if not parts:
+        return hulls
+    part = max(parts, key=cv2.contourArea)
+    x, y, width, height = cv2.boundingRect(part)
+    radius = max(1, round(math.sqrt(max(1.0, cv2.contourArea(part)) / math.pi) / 2))
+    margin = 2 * radius + 2
+    alone = np.zeros((height + 2 * margin, width + 2 * margin), np.uint8)
+    cv2.drawContours(alone, [part], 0, 255, cv2.FILLED, offset=(margin - x, margin - y))
+    circle = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    closed = cv2.morphologyEx(alone, cv2.MORPH_CLOSE, circle)
+    opened = cv2.morphologyEx(closed, cv2.MORPH_OPEN, circle)
+    cores = cv2.findContours(opened, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+    core = cv2.convexHull(max(cores or [part], key=cv2.contourArea))
+    shift = (x - margin, y - margin) if cores else (0, 0)
+    cv2.drawContours(hulls, [core], 0, 255, cv2.FILLED, offset=shift)
     return hulls
 
 

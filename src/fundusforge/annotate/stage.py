@@ -236,7 +236,7 @@ def _ahead(
 
 def _remembered(line: dict[str, Any]) -> Annotated:
     """Return what the journal says of a picture."""
-    record = from_line(line["record"], where=JOURNAL) if line["record"] else None
+    record = from_line(json.dumps(line["record"]), where=JOURNAL) if line["record"] else None
     lists = {name: tuple(line[name]) for name in ("predicted", "kept")}
     return Annotated(
         record=record, missing=line["missing"], file=line["name"], reason=line["reason"], **lists
@@ -268,7 +268,9 @@ def _work(
         if job is done and bare.image in journal.done:
             yield done
             continue
-        line = asdict(replace(done, record=None)) | {"record": to_line(done.record) if done.record else ""}
+        line = asdict(replace(done, record=None)) | {
+            "record": json.loads(to_line(done.record)) if done.record else None
+        }
         journal.add({"name": bare.image, "digest": _digest(bare), **line})
         yield done
 
