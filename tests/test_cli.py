@@ -107,6 +107,7 @@ def test_a_format_shows_its_options(capsys: pytest.CaptureFixture[str]) -> None:
         (["annotate", "nowhere", "--out", "o"], "--vessels"),
         (["annotate", "nowhere", "--out", "o", "--vessels", "--threshold", "2"], "between 0 and 1"),
         (["annotate", "nowhere", "--out", "o", "--vessels"], "nowhere"),
+        (["annotate", "nowhere", "--grade"], "nowhere"),
         (["sample", "nowhere", "--out", "o"], "nowhere"),
         (["sample", "a", "b", "--out", "o"], "at most one"),
         (["sample", "-n", "many", "--out", "o"], "many"),

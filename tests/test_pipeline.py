@@ -188,9 +188,9 @@ def test_sample_and_annotate(
     assert [record.synthetic for record in read_folder(synthetic)] == [True] * 4
     words = ("annotate", synthetic, "--vessels", "--probabilities", "--model", segmenter, "--json")
     assert run(*words, "--out", drawn / "annotated") == 0
-    assert printed(capsys) | {"model": ""} == {
+    assert printed(capsys) | {"models": []} == {
         "out": str(drawn / "annotated"), "images": 4, "rejected": 0, "predicted": 0, "kept": 4, "missing": 0,
-        "model": "",
+        "models": [],
     }  # fmt: skip
     assert len(list((drawn / "annotated/probabilities/vessels").glob("*.png"))) == 4
 

@@ -86,12 +86,14 @@ def test_the_brightest_pixel_is_the_probability(fundus: Callable[..., dict]) -> 
     probability = finder.probabilities(finder.logits([square]))[0, 0]
     assert 0.2 < probability < 1
     assert found.masks["laser_marks"].max() == round(255 * probability)
-    assert found.confidences["laser_marks"] == pytest.approx(probability)
+    assert found.confidences["laser_marks"] == found.confidences["laser"] == pytest.approx(probability)
+    assert found.labels["laser"] is True
     strict = replace(finder, thresholds={"laser_marks": probability + 1e-3})
     (absent,) = Activations(grader=strict).read([picture])
     assert not absent.masks["laser_marks"].any()
     assert "laser_marks" in absent.soft, "an empty map says that somebody looked"
     assert absent.confidences["laser_marks"] == pytest.approx(1 - probability)
+    assert absent.labels["laser"] is False
 
 
 def test_maps_stay_inside_the_field_of_view(fundus: Callable[..., dict]) -> None:
@@ -128,7 +130,7 @@ def test_only_masks_have_maps() -> None:
     with pytest.raises(DatasetError, match="'grade' is no mask"):
         Activations(grader=random_grader(ClassifierConfig(size=32, widths=(4, 8))))
     activations = Activations(grader=random_grader(), method="gradcam")
-    assert activations.gives == ("laser_marks", "proliferative_membranes")
+    assert activations.gives == ("laser_marks", "proliferative_membranes", "laser")
     assert activations.name == "classifier-gradcam"
     assert activations.read([]) == []
 

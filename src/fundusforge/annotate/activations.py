@@ -17,7 +17,7 @@ finding is not told (see `Grader.threshold_of`) has an empty map.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import numpy as np
@@ -28,14 +28,14 @@ from fundusforge.annotate.grades import Grader
 from fundusforge.annotate.picture import Found, Picture
 from fundusforge.annotate.segmenter import frame, paste
 from fundusforge.images import Grey, Image, resize
-from fundusforge.records import MASKS, DatasetError
+from fundusforge.records import MASKS, DatasetError, finding_label
 
 Method = Literal["cam", "gradcam"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Activations:
-    """Annotator of findings: their maps, from a classifier of them."""
+    """Annotator of findings: whether they are there, and their maps, from a classifier of them."""
 
     grader: Grader
     method: Method = "cam"
@@ -56,8 +56,9 @@ class Activations:
 
     @property
     def gives(self) -> tuple[str, ...]:
-        """Masks of the findings."""
-        return self.grader.config.targets
+        """Masks of the findings, and their labels."""
+        targets = self.grader.config.targets
+        return tuple(dict.fromkeys([*targets, *(finding_label(name) for name in targets)]))
 
     def read(self, pictures: Sequence[Picture]) -> list[Found]:
         """Return the soft mask of every finding, empty where it is not told.
@@ -82,19 +83,23 @@ class Activations:
         batches = self.grader.batches(squares)
         find = _cam if self.method == "cam" else _gradcam
         found = [find(self.grader, batch) for batch in batches]
-        return np.concatenate(found) if found else np.empty((0, len(self.gives), 1, 1), np.float32)
+        return np.concatenate(found) if found else np.empty((0, self.grader.config.outputs, 1, 1), np.float32)
 
     def _found(
         self, picture: Picture, probabilities: NDArray[np.float64], evidence: NDArray[np.float32]
     ) -> Found:
         masks: dict[str, Grey] = {}
         confidences: dict[str, float] = {}
-        for name, value, found in zip(self.gives, probabilities.tolist(), evidence, strict=True):
+        told = self.grader.found(probabilities)
+        targets = self.grader.config.targets
+        for name, value, found in zip(targets, probabilities.tolist(), evidence, strict=True):
             there = value >= self.grader.threshold_of(name)
             share = self._placed(found, picture) if there else np.zeros(picture.image.shape[:2], np.float32)
             masks[name] = np.rint(255 * value * share).astype(np.uint8)
             confidences[name] = value if there else 1 - value
-        return Found(masks=masks, soft=frozenset(masks), confidences=confidences)
+        return replace(
+            told, masks=masks, soft=frozenset(masks), confidences={**told.confidences, **confidences}
+        )
 
     def _placed(self, evidence: NDArray[np.float32], picture: Picture) -> NDArray[np.float32]:
         """Return evidence (h, w) in its place in the photograph (H, W), its highest value 1, 0 outside."""
