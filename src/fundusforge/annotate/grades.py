@@ -110,7 +110,7 @@ class Grader:
             grade = int(probabilities.argmax())
             return Found(values={GRADE: grade}, confidences={GRADE: float(probabilities[grade])})
         told = dict(zip(self.config.targets, probabilities.tolist(), strict=True))
-        there = {name: value >= self.threshold_of(name) for name, value in told.items()}
+        there = {name: bool(value >= self.threshold_of(name)) for name, value in told.items()}
         return Found(
             labels={finding_label(name): there[name] for name in told},
             confidences={finding_label(n): value if there[n] else 1 - value for n, value in told.items()},
