@@ -38,6 +38,7 @@ FULL = Record(
     masks={
         "vessels": Mask(path="vessels/a.png", origin="human"),
         "cup": Mask(path="cup/a.png", origin="predicted"),
+        "laser_marks": Mask(path="laser/a.png", origin="predicted", soft=True),
     },
     field_of_view="fov/a.png",
     visit=1,
@@ -51,6 +52,7 @@ FULL = Record(
     oedema_risk=0,
     labels=("cataract", "line\u2028separator\x85"),
     predicted=("grade",),
+    confidences={"grade": 0.5, "cup": 1.0},
     synthetic=True,
     structure_from_patient=True,
     provenance=Provenance(model="pix2pix-1f", seed=7, index=0, condition="phantom:3", code=(0.5, -1.0)),
@@ -147,6 +149,10 @@ def test_a_line_leaves_out_what_is_unknown_but_keeps_zero() -> None:
         (line(vessels_file_name="v.png", mask_origins={"vessels": "me"}), "masks.vessels.origin"),
         (line(mask_origins={"vessels": "human"}), "no such file"),
         (line(contrast_scales={"t1": {"scale": 1, "offset": 0}}), "no such file"),
+        (line(soft_masks={"vessels": True}), "no such file"),
+        (line(soft_masks=["vessels"]), "soft_masks: expected an object"),
+        (line(confidences={"grade": 1.5}), "confidence of 'grade' must be between 0 and 1"),
+        (line(confidences={"grade": "high"}), "confidences.grade"),
         (line(mask_origins=["vessels"]), "mask_origins: expected an object"),
         (line(t1_file_name="v.png", contrast_scales={"t1": 3}), "t1: expected an object"),
         (line(grade=5), "grade must be between 0 and 4"),
@@ -180,9 +186,12 @@ def test_nulls_of_a_rewritten_folder_count_as_unknown() -> None:
         vessels_file_name="v.png",
         disc_file_name=None,
         mask_origins={"vessels": "human", "disc": None},
+        soft_masks={"vessels": None, "disc": None},
+        confidences={"grade": None, "eye": 0.5},
     )
     record = from_line(text)
-    assert set(record.masks) == {"vessels"}
+    assert set(record.masks) == {"vessels"} and not record.masks["vessels"].soft
+    assert record.confidences == {"eye": 0.5}
     assert record.grade is None
 
 

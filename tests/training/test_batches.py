@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fundusforge.images import colour_code, grey_clahe, read_image, read_mask, write_image
 from fundusforge.models.recipe import View
-from fundusforge.records import DatasetError, Mask, Record, read_folder, write_metadata
+from fundusforge.records import DatasetError, Mask, Record, read_folder, with_mask, write_metadata
 from fundusforge.training.augment import Sample, draw
 from fundusforge.training.batches import Batches, finding
 
@@ -276,6 +276,54 @@ def test_classification_changes_little_and_keeps_eyes_upright(eyes: Path) -> Non
     assert places(replace(view, vertical=True))[:, 0].max() > 40
     changed = draw(sample, replace(view, tint=True), np.random.default_rng(1)).image
     assert not torch.equal(changed[0], changed[1]), "each colour by itself"
+
+
+def test_crops_gather_near_structures(striped: Path) -> None:
+    """A speck of 16 px in one corner is seen in nearly every crop that is to be near it, and in few others."""
+    records = []
+    for record in read_folder(striped):
+        speck = np.zeros((128, 128), np.uint8)
+        speck[30:34, 60:64] = 255
+        write_image(striped / record.masks["vessels"].path, speck)
+        records.append(record)
+    near, anywhere = (
+        batches(striped, View(masks=("vessels",), crop=24, focus=focus), batch=4) for focus in (1.0, 0.0)
+    )
+    seen = [
+        sum(b["masks"].amax((1, 2, 3)).sum().item() for b in first(feed, 15)) for feed in (near, anywhere)
+    ]
+    assert seen[0] > 55 and seen[1] < 15, seen
+    empty = View(masks=("disc",), crop=24, focus=1.0)
+    assert first(batches(striped, empty), 1)[0]["image"].shape == (4, 3, 24, 24)
+
+
+def test_a_healthy_retina_is_known_to_have_no_lesions(eyes: Path) -> None:
+    bare = [replace(record, masks={}) for record in read_folder(eyes)]
+    guessed = [replace(record, grade=0, predicted=("grade",)) for record in bare]
+    for records, known in ((bare, [1, 0]), (guessed, [0, 0])):
+        write_metadata(eyes, records)
+        feed = batches(eyes, View(masks=("haemorrhages", "vessels"), crop=32), batch=7)
+        (batch,) = first(feed, 1)
+        healthy = torch.tensor([records[int(i)].grade == 0 for i in batch["index"]])
+        assert healthy.any()
+        assert batch["masks_known"][healthy].tolist() == [known] * int(healthy.sum())
+        assert not batch["masks_known"][~healthy].any() and not batch["masks"].any()
+
+
+def test_soft_masks_keep_their_values(striped: Path) -> None:
+    records = []
+    for record in read_folder(striped):
+        path = record.masks["vessels"].path
+        write_image(striped / path, np.tile(np.arange(128, dtype=np.uint8) * 2, (128, 1)))
+        records.append(with_mask(record, "vessels", path, "predicted", soft=True))
+    write_metadata(striped, records)
+    (whole,) = first(batches(striped, View(masks=("vessels",), size=128), batch=3), 1)
+    assert torch.equal(whole["masks"][0, 0, 5], torch.arange(128) * 2 / 255)
+    (half,) = first(batches(striped, View(masks=("vessels",), size=64), batch=3), 1)
+    assert 0 < half["masks"].mean() < 1 and len(half["masks"].unique()) > 30
+    write_metadata(striped, [with_mask(r, "vessels", r.masks["vessels"].path, "predicted") for r in records])
+    with pytest.raises(DatasetError, match="must hold only 0 and 255"):
+        first(batches(striped, View(masks=("vessels",))), 1)
 
 
 def test_whole_images_of_several_sizes_need_a_size(tmp_path: Path) -> None:
