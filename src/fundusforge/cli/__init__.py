@@ -22,6 +22,7 @@ from fundusforge.cli.audit import Audit
 from fundusforge.cli.command import Command, listing, nearest, parse
 from fundusforge.cli.evaluate import Evaluate
 from fundusforge.cli.inspect import Inspect
+from fundusforge.cli.label import Label
 from fundusforge.cli.models import Models
 from fundusforge.cli.prepare import Prepare
 from fundusforge.cli.release import Release
@@ -34,6 +35,7 @@ COMMANDS: dict[str, type[Command]] = {
     "inspect": Inspect,
     "train": Train,
     "annotate": Annotate,
+    "label": Label,
     "sample": Sample,
     "evaluate": Evaluate,
     "audit": Audit,
