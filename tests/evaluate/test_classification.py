@@ -100,6 +100,8 @@ def test_intervals_draw_patients() -> None:
     kappa = found["kappa"]
     assert kappa.interval.patients == 20
     assert kappa.interval.low < kappa.value < kappa.interval.high
+    ece = found["ece"]
+    assert 0 <= ece.interval.low < ece.value < ece.interval.high, "laid about the value"
     alone = measure(grade_statistics(PROBABILITIES, GRADES), ["one"] * 80, seed=0, draws=20)
     assert alone["kappa"].interval.low is None
     assert alone["kappa"].value == kappa.value

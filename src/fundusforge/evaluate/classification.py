@@ -16,14 +16,14 @@ validation photographs only.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fundusforge.evaluate.statistics import Interval, Statistic, Weights, bootstrap
+from fundusforge.evaluate.statistics import Interval, Method, Statistic, Weights, bootstrap
 
 BINS = 15
 """Bins of the expected calibration error, of equal width."""
@@ -45,16 +45,19 @@ def measure(
 ) -> dict[str, Measured]:
     """Return the value of each statistic with its bootstrap interval by patient.
 
+    A calibration error grows when photographs are drawn twice, so its interval is laid about the value.
+
     Raises:
         ValueError: No photograph.
     """
-    everyone = [np.ones(len(patients))]
-    return {
-        name: Measured(
-            value=statistic(everyone), interval=bootstrap(statistic, patients, seed=seed, draws=draws)
-        )
-        for name, statistic in statistics.items()
-    }
+    everyone, found = [np.ones(len(patients))], dict[str, Measured]()
+    for name, statistic in statistics.items():
+        method: Method = "centred" if name == "ece" else "percentile"
+        interval = bootstrap(statistic, patients, seed=seed, draws=draws, method=method)
+        if name == "ece" and interval.low is not None:
+            interval = replace(interval, low=max(0.0, interval.low))
+        found[name] = Measured(value=statistic(everyone), interval=interval)
+    return found
 
 
 def grade_statistics(probabilities: Floats, grades: Integers) -> dict[str, Statistic]:
