@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fundusforge.annotate.segmenter import Segmenter, field_extent, known_patients
+from fundusforge.annotate.segmenter import Probability, Segmenter, field_extent, known_patients
 from fundusforge.cli import classifying
 from fundusforge.cli.judges import (
     Shown,
@@ -27,7 +27,7 @@ from fundusforge.cli.judges import (
 )
 from fundusforge.config import to_json
 from fundusforge.evaluate.vessels import best_threshold
-from fundusforge.images import colour_code, read_image
+from fundusforge.images import Grey, colour_code, read_image, read_mask
 from fundusforge.models import AnyConfig, ModelConfig
 from fundusforge.models.classifier import Classification, ClassifierConfig
 from fundusforge.models.pix2pix import Generator, Pix2PixConfig
@@ -268,20 +268,29 @@ def thresholds_of(segmenter: Segmenter, learnt: Sequence[Record]) -> dict[str, f
     Where people drew some of the masks, only those count: drawn eyes are easier than photographs.
     """
     chosen = {}
+    found: dict[str, tuple[dict[str, Probability], Grey]] = {}
     for name in segmenter.config.masks:
         owners = [record for record in learnt if name in record.masks]
         owners = [record for record in owners if record.masks[name].origin == "human"] or owners
         rows = (
             _changed_crops(segmenter, owners, name)
             if segmenter.config.calibration == "augmented"
-            else [
-                (segmenter.probability(image, field, mask=name), masks[name], field)
-                for image, field, masks in Shown(spread(owners, CALIBRATED), [name]).rows
-            ]
+            else [_whole(segmenter, record, name, found) for record in spread(owners, CALIBRATED)]
         )
         if any((mask[field > 0] > 0).any() for _, mask, field in rows):
             chosen[name] = best_threshold(*(list(column) for column in zip(*rows, strict=True)))
     return chosen
+
+
+def _whole(
+    segmenter: Segmenter, record: Record, name: str, found: dict[str, tuple[dict[str, Probability], Grey]]
+) -> tuple[Probability, Grey, Grey]:
+    """Prediction, mask and field of view of a whole photograph; predictions made before are `found`."""
+    if record.image not in found:
+        ((image, field, _),) = Shown([record], []).rows
+        found[record.image] = segmenter.probabilities(image, field), field
+    maps, field = found[record.image]
+    return maps[name], read_mask(Path(record.masks[name].path)), field
 
 
 def _changed_crops(
