@@ -53,8 +53,8 @@ class Annotate:
     """Run folders or safetensors files, of unet or classifier models, to use before the embedded ones."""
     method: Literal["cam", "gradcam"] = "cam"
     """How activation maps are drawn: class activation mapping (Zhou et al.) or Grad-CAM."""
-    tta: bool | None = None
-    """Average masks over mirror images, four times the work; as each model was configured if left out."""
+    tta: bool = False
+    """Average masks over mirror images, four times the work; otherwise as each model was configured."""
     probabilities: bool = False
     """Also write probabilities/<mask>/<image>.png, 8 bit, 255 for certainty."""
     threshold: float | None = None
@@ -92,7 +92,8 @@ class Annotate:
             raise UsageError(f"{self.folder} is no dataset folder: name one to write with --out")
         asked = annotators(
             self._wanted(), landmarks=self.landmarks, activations=self.activations, grade=self.grade,
-            models=self.model, threshold=self.threshold, tta=self.tta, method=self.method, device=self.device,
+            models=self.model, threshold=self.threshold, tta=self.tta or None, method=self.method,
+            device=self.device,
         )  # fmt: skip
         batch = self.batch or (1 if parallel.start(self.device).device.type == "cpu" else 8)
         config = AnnotateConfig(probabilities=self.probabilities, batch=batch)
