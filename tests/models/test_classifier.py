@@ -71,6 +71,22 @@ def test_evidence_is_exact(config: ClassifierConfig) -> None:
         assert net(images).shape == (2, config.outputs)
 
 
+def test_only_the_field_of_view_counts() -> None:
+    """Evidence of the black surroundings is none, and their width does not dilute what is inside."""
+    torch.manual_seed(0)
+    net = Classification(replace(SMALL, pool="last")).eval()
+    images = torch.full((1, 3, 64, 64), -1.0)
+    images[..., 16:48, :] = torch.rand(1, 3, 32, 64)
+    with torch.no_grad():
+        evidence = net.evidence(net.maps(images))
+        assert (evidence[..., :2, :] == 0).all()
+        assert (evidence[..., 6:, :] == 0).all()
+        assert torch.allclose(evidence.mean((2, 3)) + net.head.bias, net(images), atol=1e-5)
+        net.encoder.maps = lambda images: [torch.ones(1, 8, 8, 8)]
+        assert torch.allclose(net.features(net.maps(images)), torch.ones(1, 8)), "a mean of the inside"
+        assert net(torch.full((1, 3, 64, 64), -1.0)).isfinite().all(), "nothing but black"
+
+
 def test_imagenet_models_read_what_imagenet_was_normalised_to() -> None:
     net = Timm("resnet18")
     seen = []

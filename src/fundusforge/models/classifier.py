@@ -1,6 +1,6 @@
 """Classification of whole photographs: the grade of retinopathy, or findings, each there or not.
 
-A backbone, the mean of its answers over the picture, and one linear map (Lin et al. 2014, "Network in
+A backbone, the mean of its answers over the field of view, and one linear map (Lin et al. 2014, "Network in
 network"). With such a head the map of what speaks for an output is exact (Zhou et al. 2016, "Learning deep
 features for discriminative localization", eq. 2): the weights of the head on the answers, whose mean over the
 picture plus the bias is the output itself. See `Classification.evidence`.
@@ -158,9 +158,14 @@ class Classification(nn.Module):
         return self.logits(self.features(self.maps(images)))
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """Map images (N, 3, H, W) in [-1, 1] to the answers that are averaged, the finest level first."""
-        *finer, last = self.encoder.maps(images)
-        return [*finer, self.last(last)][-self.levels :]
+        """Map images (N, 3, H, W) in [-1, 1] to the answers that are averaged, the finest level first.
+
+        They weigh as much as the field of view covers each place, and 1 on average: what lies outside it,
+        where the image is black (-1), neither speaks for an output nor against it.
+        """
+        inside = (images.amax(1, keepdim=True) > -1).to(images.dtype)
+        kept = [within(level, inside) for level in self.encoder.maps(images)[-self.levels :]]
+        return [*kept[:-1], self.last(kept[-1])]
 
     def features(self, maps: list[Tensor]) -> Tensor:
         """Mean answers (N, D): the penultimate features."""
@@ -181,6 +186,12 @@ class Classification(nn.Module):
         size = maps[0].shape[2:]
         found = [F.conv2d(m, w[..., None, None]) for m, w in zip(maps, weights, strict=True)]
         return torch.stack([F.interpolate(each, size, mode="bilinear") for each in found]).sum(0)
+
+
+def within(level: Tensor, inside: Tensor) -> Tensor:
+    """Weigh answers (N, C, h, w) by a field of view (N, 1, H, W) of 0 and 1; the mean weight is 1."""
+    share = F.adaptive_avg_pool2d(inside, (level.shape[2], level.shape[3]))
+    return level * (share / share.mean((2, 3), keepdim=True).clamp_min(1e-6))
 
 
 class Cuts(nn.Module):
