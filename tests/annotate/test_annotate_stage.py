@@ -151,6 +151,10 @@ def test_unfit_input_is_refused(tmp_path: Path, segmenter: Segmenter) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="holds neither"):
         list(annotate(tmp_path / "empty", tmp_path / "out", vessels(segmenter), AnnotateConfig()))
+    for name in ("a.png", "a.jpg"):
+        write_image(tmp_path / "empty" / name, np.zeros((9, 9, 3), np.uint8))
+    with pytest.raises(DatasetError, match=r"a\.jpg and a\.png need different names"):
+        list(annotate(tmp_path / "empty", tmp_path / "out", vessels(segmenter), AnnotateConfig()))
     with pytest.raises(DatasetError, match="predicts vessels, not disc"):
         Structures(segmenter=segmenter, masks=("disc",))
     assert not (tmp_path / "out").exists()

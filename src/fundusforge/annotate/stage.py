@@ -43,6 +43,8 @@ REJECTED = "rejected.jsonl"
 JOURNAL = "annotation.jsonl"
 """What looked at the pictures, then a line for each: what was found, kept and missing."""
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm"})
+FIELDS = frozenset({"grade", "eye"})
+"""Fields of a record that annotators may fill in."""
 READERS = 2
 """Threads that read pictures ahead."""
 
@@ -105,10 +107,12 @@ def annotate(
         config: How.
 
     Raises:
-        DatasetError: No pictures, a broken dataset folder, or an `out` begun with other models or settings.
+        DatasetError: No pictures, a broken dataset folder, two pictures of one name, or an `out` begun with
+            other models or settings.
         OSError: The folder cannot be written.
     """
     records = entries(source)
+    _check_keys(records, source)
     gives = tuple(dict.fromkeys(name for one in annotators for name in one.gives))
     bare = [without(record, gives) for record in records]
     journal = _journal(out, annotators, config, bare, in_place=out.resolve() == source.resolve())
@@ -139,10 +143,6 @@ def without(record: Record, names: Sequence[str]) -> Record:
     )
 
 
-FIELDS = frozenset({"grade", "eye"})
-"""Fields of a record that annotators may fill in."""
-
-
 def entries(source: Path) -> list[Record]:
     """Return the records of a dataset folder, or new ones of the pictures in a plain folder.
 
@@ -160,6 +160,15 @@ def entries(source: Path) -> list[Record]:
     return [
         Record(image=name, patient=patient_digest(name)[:16], source=source.resolve().name) for name in names
     ]
+
+
+def _check_keys(records: Sequence[Record], source: Path) -> None:
+    """Refuse pictures that differ in nothing but their suffix: their masks would be one file."""
+    first: dict[str, str] = {}
+    for record in records:
+        older = first.setdefault(key_of(record.image), record.image)
+        if older != record.image:
+            raise DatasetError(f"{source}: {older} and {record.image} need different names for their masks")
 
 
 def _journal(
@@ -260,17 +269,14 @@ def _work(
     jobs = [job for _, job in some if isinstance(job, _Job)]
     broken = _look(jobs, annotators, always=config.probabilities)
     for bare, job in some:
-        if isinstance(job, _Job):
-            done = broken.get(id(job)) or _merged(job, annotators, out, config)
-            done = replace(done, file=bare.image)
-        else:
-            done = job
-        if job is done and bare.image in journal.done:
-            yield done
+        if isinstance(job, Annotated) and bare.image in journal.done:
+            yield job
             continue
-        line = asdict(replace(done, record=None)) | {
-            "record": json.loads(to_line(done.record)) if done.record else None
-        }
+        if isinstance(job, _Job):
+            job = broken.get(id(job)) or _merged(job, annotators, out, config)
+        done = replace(job, file=bare.image)
+        row = json.loads(to_line(done.record)) if done.record else None
+        line = asdict(replace(done, record=None)) | {"record": row}
         journal.add({"name": bare.image, "digest": _digest(bare), **line})
         yield done
 
