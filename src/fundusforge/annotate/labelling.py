@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 
 from fundusforge.annotate.grades import Grader
 from fundusforge.annotate.segmenter import detect_field
+from fundusforge.annotate.stage import link_records
 from fundusforge.images import read_image, read_mask
 from fundusforge.prepare.journal import Journal
 from fundusforge.prepare.patients import hash_patient
@@ -179,23 +178,6 @@ def reviewed_records(
                 f"{'all are alike' if kinds else 'there is none'}; review more, of both kinds"
             )
     return out
-
-
-def link_records(records: Iterable[Record], source: Path, out: Path) -> None:
-    """Bring the files of records into a folder: hard links, or copies where those are not possible."""
-    for record in records:
-        for path in record.files().values():
-            new = out / path
-            if new.exists():
-                continue
-            new.parent.mkdir(parents=True, exist_ok=True)
-            partial = new.with_name(new.name + ".partial")
-            partial.unlink(missing_ok=True)
-            try:
-                os.link(source / path, partial)
-            except OSError:
-                shutil.copyfile(source / path, partial)
-            partial.replace(new)
 
 
 def probability(grader: Grader, folder: Path, record: Record) -> float:

@@ -370,23 +370,25 @@ def _copied(record: Record, source: Path, out: Path, pixels: Image | None) -> Re
         if not (out / path).exists():
             _write(out / path, pixels)
         return replace(record, image=path)
-    for path in record.files().values():
-        _link(source / path, out / path)
+    link_records([record], source, out)
     return record
 
 
-def _link(old: Path, new: Path) -> None:
-    """Hard-link a file, or copy it where that is not possible; nothing is ever half-copied."""
-    if new.exists():
-        return
-    new.parent.mkdir(parents=True, exist_ok=True)
-    partial = new.with_name(new.name + ".partial")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(old, partial)
-    except OSError:
-        shutil.copyfile(old, partial)
-    partial.replace(new)
+def link_records(records: Iterable[Record], source: Path, out: Path) -> None:
+    """Bring the files of records into a folder: hard links, or copies; nothing is ever half-copied."""
+    for record in records:
+        for path in record.files().values():
+            new = out / path
+            if new.exists():
+                continue
+            new.parent.mkdir(parents=True, exist_ok=True)
+            partial = new.with_name(new.name + ".partial")
+            partial.unlink(missing_ok=True)
+            try:
+                os.link(source / path, partial)
+            except OSError:
+                shutil.copyfile(source / path, partial)
+            partial.replace(new)
 
 
 def _write(path: Path, pixels: Grey | Image) -> None:

@@ -130,12 +130,12 @@ class Label:
         from fundusforge.annotate.grades import Grader
         from fundusforge.annotate.labelling import (
             REVIEW,
-            link_records,
             review_lines,
             reviewed_records,
             sort_folder,
             write_review,
         )
+        from fundusforge.annotate.stage import link_records
         from fundusforge.records import METADATA, DatasetError, finding_label, read_folder, write_metadata
 
         label = finding_label(self.finding)
