@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fundusforge.annotate.files import key_of
 from fundusforge.annotate.picture import Annotator, Found, Picture
 from fundusforge.annotate.segmenter import Segmenter
 from fundusforge.annotate.shapes import largest_part, to_mask
-from fundusforge.annotate.stage import AnnotateConfig, annotate, key_of, rejects
+from fundusforge.annotate.stage import AnnotateConfig, annotate, rejects
 from fundusforge.annotate.structures import Structures
 from fundusforge.images import read_image, read_mask, write_image
 from fundusforge.models.unet import UNetConfig

@@ -17,9 +17,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from fundusforge.annotate.files import link_records
 from fundusforge.annotate.grades import Grader
 from fundusforge.annotate.segmenter import detect_field
-from fundusforge.annotate.stage import link_records
 from fundusforge.images import read_image, read_mask
 from fundusforge.prepare.journal import Journal
 from fundusforge.prepare.patients import hash_patient

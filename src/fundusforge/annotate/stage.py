@@ -9,23 +9,22 @@ marked as predicted. Every finished picture is a line of `annotation.jsonl`, so 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fundusforge import __version__
+from fundusforge.annotate.files import copied, key_of, write_picture
 from fundusforge.annotate.picture import Annotator, Found, Picture
 from fundusforge.annotate.segmenter import detect_field, patient_digest
-from fundusforge.images import Grey, Image, read_image, read_mask, write_image
+from fundusforge.images import read_image, read_mask
 from fundusforge.prepare.journal import Journal
 from fundusforge.records import (
     METADATA,
@@ -208,14 +207,14 @@ class _Loader:
 
     def __call__(self, record: Record) -> _Job:
         image = read_image(self.source / record.image)
-        copied = _copied(record, self.source, self.out, image if self.raw else None)
-        if copied.field_of_view is None:
-            copied = replace(copied, field_of_view=f"field_of_view/{key_of(record.image)}.png")
-            _write(self.out / f"{copied.field_of_view}", detect_field(image))
-        masks = {n: read_mask(self.out / m.path) for n, m in copied.masks.items() if not m.soft}
-        inside = read_mask(self.out / f"{copied.field_of_view}")
-        eye = None if "eye" in copied.predicted else copied.eye
-        return _Job(record=copied, picture=Picture(image=image, field_of_view=inside, masks=masks, eye=eye))
+        here = copied(record, self.source, self.out, image if self.raw else None)
+        if here.field_of_view is None:
+            here = replace(here, field_of_view=f"field_of_view/{key_of(record.image)}.png")
+            write_picture(self.out / f"{here.field_of_view}", detect_field(image))
+        masks = {n: read_mask(self.out / m.path) for n, m in here.masks.items() if not m.soft}
+        inside = read_mask(self.out / f"{here.field_of_view}")
+        eye = None if "eye" in here.predicted else here.eye
+        return _Job(record=here, picture=Picture(image=image, field_of_view=inside, masks=masks, eye=eye))
 
 
 def _ahead(
@@ -325,10 +324,10 @@ def _merged(job: _Job, annotators: Sequence[Annotator], out: Path, config: Annot
     sure: dict[str, float] = {}
     for found in job.found:
         for name, values in found.probabilities.items() if config.probabilities else ():
-            _write(out / f"probabilities/{name}/{key}.png", np.rint(values * 255).astype(np.uint8))
+            write_picture(out / f"probabilities/{name}/{key}.png", np.rint(values * 255).astype(np.uint8))
         for name, mask in found.masks.items():
             if name not in kept:
-                _write(out / f"{name}/{key}.png", mask)
+                write_picture(out / f"{name}/{key}.png", mask)
                 record = with_mask(record, name, f"{name}/{key}.png", "predicted", soft=name in found.soft)
         told = {name: value for name, value in found.values.items() if name not in kept}
         labels = [name for name, there in found.labels.items() if there and name not in kept]
@@ -351,49 +350,6 @@ def _close(out: Path, results: Sequence[Annotated]) -> None:
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rejected]
     write_text(out / REJECTED, "".join(lines))
     write_metadata(out, [one.record for one in results if one.record is not None])
-
-
-def key_of(image: str) -> str:
-    """Return the path below `<mask>/` that belongs to an image: its own, without `images/` and suffix."""
-    pure = PurePosixPath(image)
-    parts = pure.parts[1:] if len(pure.parts) > 1 and pure.parts[0] == "images" else pure.parts
-    return PurePosixPath(*parts).with_suffix("").as_posix()
-
-
-def _copied(record: Record, source: Path, out: Path, pixels: Image | None) -> Record:
-    """Bring a record's files into `out`.
-
-    Pictures of a plain folder (their `pixels` are given) are written again, free of the file's metadata.
-    """
-    if pixels is not None:
-        path = f"images/{key_of(record.image)}.png"
-        if not (out / path).exists():
-            _write(out / path, pixels)
-        return replace(record, image=path)
-    link_records([record], source, out)
-    return record
-
-
-def link_records(records: Iterable[Record], source: Path, out: Path) -> None:
-    """Bring the files of records into a folder: hard links, or copies; nothing is ever half-copied."""
-    for record in records:
-        for path in record.files().values():
-            new = out / path
-            if new.exists():
-                continue
-            new.parent.mkdir(parents=True, exist_ok=True)
-            partial = new.with_name(new.name + ".partial")
-            partial.unlink(missing_ok=True)
-            try:
-                os.link(source / path, partial)
-            except OSError:
-                shutil.copyfile(source / path, partial)
-            partial.replace(new)
-
-
-def _write(path: Path, pixels: Grey | Image) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_image(path, pixels)
 
 
 def rejects(results: Sequence[Annotated]) -> list[Annotated]:

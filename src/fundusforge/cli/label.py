@@ -127,6 +127,7 @@ class Label:
 
     def _sort(self, records: list[Record], hits: set[str], reviews: dict[str, bool]) -> int:
         """Train on the reviewed images, sort the rest, and print the figures on the reviewed test part."""
+        from fundusforge.annotate.files import link_records
         from fundusforge.annotate.grades import Grader
         from fundusforge.annotate.labelling import (
             REVIEW,
@@ -135,7 +136,6 @@ class Label:
             sort_folder,
             write_review,
         )
-        from fundusforge.annotate.stage import link_records
         from fundusforge.records import METADATA, DatasetError, finding_label, read_folder, write_metadata
 
         label = finding_label(self.finding)
