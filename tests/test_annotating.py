@@ -71,6 +71,12 @@ def test_classifiers_are_told_apart_by_what_they_tell(grader: Path, finder: Path
     assert "laser_marks" in maps.gives and grades.gives == ("grade",)
 
 
+def test_grades_have_an_embedded_classifier() -> None:
+    (one,) = annotators((), **PLAIN | {"grade": True})
+    assert isinstance(one, Grader) and one.name.startswith("grader-retina-")
+    assert one.config.size > 1 and one.gives == ("grade",)
+
+
 def test_a_missing_classifier_and_an_idle_model_are_refused(tree: Path, grader: Path) -> None:
     with pytest.raises(UsageError, match="--activations needs a classifier of findings.*--preset findings"):
         annotators((), **PLAIN | {"activations": True, "models": (grader,)})

@@ -9,7 +9,7 @@ from fundusforge.severity import LESIONS
 from fundusforge.weights import FOLDER, catalogue, default, name_of, read_metadata
 
 EMBEDDED = sorted(FOLDER.glob("*.safetensors"))
-LIMITS = {"unet": 3 * 2**20, "pix2pix": 16 * 2**20, "selfsupervised": 6 * 2**20}
+LIMITS = {"unet": 3 * 2**20, "pix2pix": 16 * 2**20, "selfsupervised": 6 * 2**20, "classifier": 6 * 2**20}
 """Bytes that one model of a family may take."""
 
 

@@ -20,7 +20,7 @@ class Annotate:
     Whatever is filled in is marked as predicted, with a confidence; what was not found, or cannot be what
     it looks like, is reported and left out. A run that was interrupted goes on where it stopped.
 
-    Vessels, disc and lesions have embedded models. Findings and their activation maps need a classifier of
+    Vessels, disc, lesions and grades have embedded models. Findings and their maps need a classifier of
     your own (fundusforge train classifier), named by --model; a model named there is preferred for all that
     it predicts.
 

@@ -56,8 +56,7 @@ def annotators(
     for wanted, flag, graded in ((activations, "--activations", False), (grade, "--grade", True)):
         if not wanted:
             continue
-        one = _classifier(named, flag, graded=graded)
-        grader = Grader.load(one.file, device=device)
+        grader = Grader.load(_classifier(named, flag, graded=graded), device=device)
         asked.append(grader if graded else Activations(grader=grader, method=method))
     if idle := [str(path) for path, one in zip(models, named, strict=True) if not one.used]:
         raise UsageError(f"{idle[0]}: nothing that was asked for is predicted by this model")
@@ -88,15 +87,15 @@ def _groups(masks: Sequence[str], named: Sequence[_Model]) -> dict[Path, list[st
     return groups
 
 
-def _classifier(named: Sequence[_Model], flag: str, *, graded: bool) -> _Model:
-    """Return the classifier to use: of grades, or of findings."""
+def _classifier(named: Sequence[_Model], flag: str, *, graded: bool) -> Path:
+    """Return the file of the classifier to use: of grades, or of findings."""
     for one in named:
         if one.kind == "classifier" and ("grade" in one.targets) == graded:
             one.used = True
-            return one
-    what = "of grades" if graded else "of findings"
-    example = "--preset grade" if graded else "--preset findings"
+            return one.file
+    if graded:
+        return weights.default("classifier", masks=("grade",))
     raise UsageError(
-        f"{flag} needs a classifier {what}, and none is embedded: train one with `fundusforge train "
-        f"classifier FOLDER {example} --out RUN` and name it with --model RUN"
+        f"{flag} needs a classifier of findings, and none is embedded: train one with `fundusforge train "
+        "classifier FOLDER --preset findings --out RUN` and name it with --model RUN"
     )

@@ -29,7 +29,7 @@ class Embedded:
     """Model card: data, terms, command, figures, limits."""
     family: str
     masks: tuple[str, ...]
-    """Structures that the model predicts, or paints on."""
+    """Structures that the model predicts or paints on; what a classifier tells."""
     bytes: int
     sha256: str
     terms: tuple[str, ...]
@@ -55,12 +55,16 @@ def _describe(path: Path) -> Embedded:
         path=path,
         card=path.with_suffix(".md"),
         family=metadata.get("kind", ""),
-        masks=tuple(config.get("masks", ())),
+        masks=_known(config),
         bytes=path.stat().st_size,
         sha256=sha256(path),
         terms=tuple(json.loads(metadata.get("terms", "[]"))),
         figures=json.loads(metadata.get("figures", "{}")),
     )
+
+
+def _known(config: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(config.get("masks", config.get("targets", ())))
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -98,7 +102,7 @@ def default(family: str, *, masks: Sequence[str] = ("vessels",), folder: Path = 
     """
     for path in sorted(folder.glob("*.safetensors")):
         metadata = read_metadata(path)
-        known = json.loads(metadata.get("config", "{}")).get("masks", ())
+        known = _known(json.loads(metadata.get("config", "{}")))
         if metadata.get("kind") == family and set(masks) <= set(known):
             return path
     raise DatasetError(
