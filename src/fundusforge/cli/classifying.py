@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fundusforge import weights
-from fundusforge.annotate.grades import Grader
+from fundusforge.annotate.grades import TOGETHER, Grader
 from fundusforge.annotate.spaces import GradingSpaces, draw_features
 from fundusforge.cli.judges import Shown
 from fundusforge.evaluate.classification import (
@@ -91,7 +91,8 @@ def begin(
 
 def squares_of(grader: Grader, records: Sequence[Record]) -> list[Image]:
     """Return what the network reads of each located record."""
-    return [grader.cut(image, inside) for image, inside, _ in Shown(records, ()).rows]
+    one_by_one = (Shown([record], ()).rows[0] for record in records)  # whole photographs are large
+    return [grader.cut(image, inside) for image, inside, _ in one_by_one]
 
 
 def classification_judge(
@@ -197,7 +198,8 @@ def calibrated(grader: Grader, logits: NDArray[np.float64], truth: NDArray[np.in
 
 def _write_spaces(run: Path, grader: Grader, learnt: Sequence[Record]) -> None:
     """Write the latent grading spaces of the training photographs, and the picture of their features."""
-    features = grader.features(squares_of(grader, learnt))
+    parts = [learnt[start : start + TOGETHER] for start in range(0, len(learnt), TOGETHER)]
+    features = np.concatenate([grader.features(squares_of(grader, part)) for part in parts])
     grades = truths(grader.config, learnt)[:, 0]
     spaces = GradingSpaces.fit(features, grades, model=grader.name)
     spaces.save(run / SPACES)
