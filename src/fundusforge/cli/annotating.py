@@ -15,7 +15,7 @@ from fundusforge.annotate.picture import Annotator
 from fundusforge.annotate.segmenter import Segmenter
 from fundusforge.annotate.structures import Structures
 from fundusforge.cli.command import UsageError
-from fundusforge.training.checkpoint import load_model, model_file
+from fundusforge.training.checkpoint import model_file, read_metadata
 
 
 def annotators(
@@ -68,7 +68,7 @@ class _Model:
 
     def __init__(self, path: Path) -> None:
         self.file = model_file(path)
-        _, metadata = load_model(self.file)
+        metadata = read_metadata(self.file)
         config = json.loads(metadata.get("config", "{}"))
         self.kind, self.used = metadata.get("kind", ""), False
         self.masks: tuple[str, ...] = tuple(config.get("masks", ())) if self.kind == "unet" else ()
