@@ -214,6 +214,21 @@ def test_figures_of_folders(drawn_folder: Callable[..., Path], monkeypatch: pyte
     assert swd.figures(evidence) == found
 
 
+def test_large_halves_use_fewer_directions(
+    drawn_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The floor stays where it was, and its note says on how many directions it stands."""
+    evidence = evidence_of(drawn_folder(6, seed=400), drawn_folder(12, seed=500))
+    every = swd.figures(evidence)[-1]
+    assert "6 images a side, 128 directions" in every.notes[1]
+    monkeypatch.setattr(swd, "_REPEAT_VALUES", 6 * swd.PATCHES * 40)
+    few = swd.figures(evidence)[-1]
+    assert "6 images a side, 40 directions" in few.notes[1]
+    assert few.floor is not None and every.floor is not None
+    assert few.floor.value == pytest.approx(every.floor.value, rel=0.15)
+    assert few.value == every.value
+
+
 def test_blurred_folder_leaves_the_floor(drawn_folder: Callable[..., Path]) -> None:
     """Drawn eyes of another seed lie near the floor; the same blurred lie far outside at the fine level."""
     plain, real = drawn_folder(16, seed=600), drawn_folder(16, seed=700)

@@ -42,7 +42,9 @@ SCALE = 1000.0
 _DRAWS, _REPEATS = 100, 20
 """Most bootstrap draws, and most halves of the real set: each sorts every projection anew."""
 _DRAW_DIRECTIONS, _REPEAT_DIRECTIONS = 64, 128
-"""How many of the directions the bootstrap draws use, and the halves."""
+"""How many of the directions the bootstrap draws use, and at most the halves."""
+_REPEAT_VALUES = 2**24
+"""Projections of a half beyond which the halves use fewer directions: large halves differ little."""
 _DRAW_ROWS = 2**13
 """Patches of a set beyond which the bootstrap draws take fewer of each image."""
 _FLAT = 1e-3
@@ -285,11 +287,13 @@ def _measure(
             return None
         return scale * distance(few, few_real, directions[:_DRAW_DIRECTIONS], weights)
 
+    of_repeats = directions[: _directions_of_repeat(len(drawn.real) // 2)]
+
     def of_halves(weights: Sequence[Weights]) -> float | None:
-        return distance(real, real, directions[:_REPEAT_DIRECTIONS], weights)
+        return distance(real, real, of_repeats, weights)
 
     def of_matched(weights: Sequence[Weights]) -> float | None:
-        return distance(synthetic, real, directions[:_REPEAT_DIRECTIONS], weights)
+        return distance(synthetic, real, of_repeats, weights)
 
     return _Level(
         side=side,
@@ -360,7 +364,7 @@ def _figure(evidence: Evidence, drawn: _Drawn, name: str, title: str, levels: Se
         f"{count} images a side, drawn by seed from {len(evidence.synthetic)} and {len(evidence.real)}; "
         f"{PATCHES} patches of {PATCH} x {PATCH} px of each, {DIRECTIONS} directions.",
         f"Interval: {_DRAW_DIRECTIONS} directions, {_patches_of_draw(count)} patches of each image, scaled "
-        f"to the value. Floor: {half} images a side, {_REPEAT_DIRECTIONS} directions.",
+        f"to the value. Floor: {half} images a side, {_directions_of_repeat(half)} directions.",
     )
     return Figure(
         **_common(evidence, drawn, name, title), **measured(value, interval), floor=floor, matched=at_floor,
@@ -376,3 +380,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def _patches_of_draw(images: int) -> int:
     """Return how many patches of each image a bootstrap draw takes."""
     return max(1, min(PATCHES, _DRAW_ROWS // images))
+
+
+def _directions_of_repeat(images: int) -> int:
+    """Return how many directions halves of so many images use."""
+    return max(16, min(_REPEAT_DIRECTIONS, _REPEAT_VALUES // (PATCHES * max(1, images))))
