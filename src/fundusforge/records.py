@@ -71,7 +71,7 @@ class Provenance:
     index: int
     """Place in the sequence that `seed` starts."""
     condition: str
-    """What the image was painted on: `phantom:<seed>` or a record's image path."""
+    """What it was painted on (`phantom:<seed>`, or a record's image path), or `latent` if nothing was."""
     code: tuple[float, ...] = ()
     """Camera-and-colour code (see `fundusforge.images.colour_code`), if the model takes one."""
     version: str = ""

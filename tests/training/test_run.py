@@ -88,9 +88,9 @@ def test_learning_rates_warm_up_and_fall_to_zero() -> None:
 
 def test_the_average_halves_its_memory_over_its_half_life() -> None:
     settings = LoopConfig(batch=10, ema_images=500, ema_rampup=0.1)
-    assert math.prod(settings.decay(10_000 + i * 10) for i in range(50)) == pytest.approx(0.5)
-    assert settings.decay(1000) == pytest.approx(0.5 ** (10 / 100))  # a tenth of the images seen
-    assert LoopConfig(ema_images=0).decay(1000) == 0.0
+    assert math.prod(settings.decay(10_000 + i * 10, 10) for i in range(50)) == pytest.approx(0.5)
+    assert settings.decay(1000, 10) == pytest.approx(0.5 ** (10 / 100))  # a tenth of the images seen
+    assert LoopConfig(ema_images=0).decay(1000, 8) == 0.0
 
 
 def test_something_that_recurs_is_due_once_per_interval() -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from fundusforge.annotate.segmenter import Probability, Segmenter, field_extent, known_patients
-from fundusforge.cli import classifying
+from fundusforge.cli import classifying, drawing
 from fundusforge.cli.judges import (
     Shown,
     field_of,
@@ -30,6 +30,7 @@ from fundusforge.evaluate.vessels import best_threshold
 from fundusforge.images import Grey, colour_code, read_image, read_mask
 from fundusforge.models import AnyConfig, ModelConfig
 from fundusforge.models.classifier import Classification, ClassifierConfig
+from fundusforge.models.pggan import PGGANConfig
 from fundusforge.models.pix2pix import Generator, Pix2PixConfig
 from fundusforge.models.recipe import Recipe
 from fundusforge.models.selfsupervised import Encoder, SelfSupervisedConfig, fit_features
@@ -96,6 +97,8 @@ def fit(
     process, metadata = parallel.start(loop.device), dict[str, Any]()
     if isinstance(config, ClassifierConfig):
         learnt = classifying.learnable(config, learnt)
+    if isinstance(config, PGGANConfig):
+        config = drawing.budgeted(config, loop)
     if isinstance(config, Pix2PixConfig):
         whole = (record for record in learnt if set(config.masks) <= set(record.masks))
         config = replace(config, cameras=tuple(sorted({_camera(record) for record in whole})))
@@ -118,6 +121,8 @@ def fit(
         validation = painting_judge(config, judged, segmenter, learnt)
     elif isinstance(config, SelfSupervisedConfig):
         validation = pretext_judge(config, judged)
+    elif isinstance(config, PGGANConfig):
+        validation = drawing.drawing_judge(config, learnt, judged)
     elif isinstance(config, ClassifierConfig):
         net = cast(Classification, recipe.nets["net"])
         warm_start, metadata["start"] = classifying.begin(net, config, run, warm_start)
@@ -162,6 +167,7 @@ def located(record: Record, folder: Path) -> Record:
         record,
         image=place(record.image),
         masks={name: replace(mask, path=place(mask.path)) for name, mask in record.masks.items()},
+        contrasts={name: replace(one, path=place(one.path)) for name, one in record.contrasts.items()},
         field_of_view=place(record.field_of_view) if record.field_of_view else None,
     )
 
@@ -217,6 +223,8 @@ def finish(
         facts["calibration"] = {"threshold": segmenter.thresholds, "diameter": segmenter.diameter}
         shown = Shown(judged, config.masks)
         figures = segmentation_scores(segmenter, shown, calibrated=True) if judged else {}
+    elif isinstance(config, PGGANConfig):
+        figures = drawing.conclude(run, config, judged)
     elif validation:
         figures = dict(validation.judge(released(run, config)))
     else:

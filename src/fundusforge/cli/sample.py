@@ -8,17 +8,19 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from fundusforge.cli.command import DONE, emit, only, progress, say
+from fundusforge.cli.command import DONE, UsageError, emit, only, progress, say
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Paint synthetic fundus photographs on structure masks.
+    """Make synthetic fundus photographs: painted on structure masks, or drawn with their masks from vectors.
 
     Writes a dataset folder: each image with the masks that made it, its field of view and where it came
     from, and marked as synthetic in the metadata and inside the file. Without MODEL the embedded generator
     is used, without --masks eyes drawn by the phantom: neither data nor network is needed, and the images
     are of no patient. The same seed gives the same images, byte for byte, however many are made.
+
+    A progressive GAN (`pggan`) draws images together with their masks; it needs no --masks.
 
     Images painted on the masks of a patient's photograph are marked `structure_from_patient`: a vessel tree
     identifies its owner like a fingerprint, so do not share them.
@@ -30,7 +32,7 @@ class Sample:
     """
 
     model: Annotated[tuple[Path, ...], Positional, arg(metavar="[MODEL]")] = ()
-    """Run folder or safetensors file of a pix2pix model; the embedded generator if left out."""
+    """Run folder or safetensors file of a pix2pix or pggan model; the embedded generator if left out."""
     out: Annotated[Path, arg(metavar="FOLDER")]
     """Dataset folder to write; must not hold a dataset yet."""
     count: Annotated[int, arg(name="n", aliases=("-n",))] = 16
@@ -59,8 +61,12 @@ class Sample:
         """Sample."""
         from fundusforge.sample.painter import Painter
         from fundusforge.sample.stage import SampleConfig, sample
+        from fundusforge.training.checkpoint import read_metadata
 
-        painter = Painter.load(only(self.model, "MODEL"), device=self.device)
+        path = only(self.model, "MODEL")
+        if path is not None and read_metadata(path)["kind"] == "pggan":
+            return self._draw(path)
+        painter = Painter.load(path, device=self.device)
         config = SampleConfig(
             count=self.count, seed=self.seed, masks=self.masks, split=self.split, size=self.size,
             camera=self.camera, jobs=self.jobs,
@@ -79,4 +85,23 @@ class Sample:
             "structure_from_patient": from_patient, "terms": list(painter.terms),
         }  # fmt: skip
         emit(result, f"{len(made)} synthetic images in {self.out}", as_json=self.json)
+        return DONE
+
+    def _draw(self, path: Path) -> int:
+        """Sample a generator that draws from vectors."""
+        from fundusforge.sample.drawing import draw
+        from fundusforge.sample.latents import Drawer
+
+        given = {"--masks": self.masks != "phantom", "--split": self.split, "--size": self.size,
+                 "--camera": self.camera, "--jobs": self.jobs != 1}  # fmt: skip
+        if wrong := [flag for flag, is_given in given.items() if is_given]:
+            raise UsageError(f"{path} draws images and masks from vectors alone: it takes no {wrong[0]}")
+        drawer = Drawer.load(path, device=self.device)
+        drawn = draw(drawer, self.out, count=self.count, seed=self.seed)
+        made = list(progress(drawn, "drawing", total=self.count, quiet=self.quiet))
+        result = {
+            "out": str(self.out), "images": len(made), "model": drawer.name, "seed": self.seed,
+            "structure_from_patient": 0, "terms": list(drawer.terms),
+        }  # fmt: skip
+        emit(result, f"{len(made)} synthetic images of {drawer.size} px in {self.out}", as_json=self.json)
         return DONE

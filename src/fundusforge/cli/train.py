@@ -21,10 +21,11 @@ class Train(Generic[M]):
     """Train a model on dataset folders.
 
     FAMILY is the kind of model: `unet` finds structures (vessels, disc, lesions) in photographs, `pix2pix`
-    paints photographs on structure masks, `classifier` grades photographs or tells findings,
-    `selfsupervised` learns features without labels. Images of split `train` are learnt from, those of split
-    `val` only judge; folders may be several, and no patient may stand in two splits. `fundusforge train
-    FAMILY --help` shows every setting of a family; `fundusforge models` lists the presets.
+    paints photographs on structure masks, `pggan` draws photographs and masks together, `classifier` grades
+    photographs or tells findings, `selfsupervised` learns features without labels. Images of split `train`
+    are learnt from, those of split `val` only judge; folders may be several, and no patient may stand in two
+    splits. `fundusforge train FAMILY --help` shows every setting of a family; `fundusforge models` lists the
+    presets.
 
     The run folder then holds model.safetensors (the latest), best.safetensors (the best on `val`), log.jsonl,
     sample pictures and all settings. A run that was stopped or killed goes on with --resume. Several GPUs:
@@ -33,11 +34,12 @@ class Train(Generic[M]):
     Examples:
       fundusforge train unet data/drive --preset drive --stop-after 30min --out runs/vessels
       fundusforge train pix2pix data/chase data/hrf --stop-after 20000img --loop.batch 4 --out runs/painter
+      fundusforge train pggan data/chase --preset small --stop-after 30000img --out runs/eyes
       fundusforge train unet data/idrid --model.masks hard_exudates --model.lr 1e-3 --out runs/exudates
     """
 
     family: Annotated[str, Positional, arg(metavar="FAMILY")]
-    """Kind of model: unet, pix2pix, classifier or selfsupervised."""
+    """Kind of model: unet, pix2pix, pggan, classifier or selfsupervised."""
     folders: Annotated[tuple[Path, ...], Positional, arg(metavar="FOLDER ...")]
     """Dataset folders, as `fundusforge prepare` makes them."""
     out: Annotated[Path, arg(metavar="RUN")]

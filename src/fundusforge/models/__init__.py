@@ -7,12 +7,13 @@ from typing import Annotated, get_args
 from pydantic import Field
 
 from fundusforge.models.classifier import ClassifierConfig
+from fundusforge.models.pggan import PGGANConfig
 from fundusforge.models.pix2pix import Pix2PixConfig
 from fundusforge.models.selfsupervised import SelfSupervisedConfig
 from fundusforge.models.unet import UNetConfig
 from fundusforge.severity import LESIONS
 
-AnyConfig = UNetConfig | Pix2PixConfig | SelfSupervisedConfig | ClassifierConfig
+AnyConfig = UNetConfig | Pix2PixConfig | PGGANConfig | SelfSupervisedConfig | ClassifierConfig
 ModelConfig = Annotated[AnyConfig, Field(discriminator="kind")]
 
 FAMILIES: dict[str, type] = {family.kind: family for family in get_args(get_args(ModelConfig)[0])}
@@ -93,6 +94,24 @@ PRESETS: dict[str, dict[str, tuple[str, AnyConfig]]] = {
             ),
         ),
     },
+    "pggan": {
+        "beers": (
+            "512 px photographs with vessels (Beers et al. 2018, who stop after 4800kimg)",
+            PGGANConfig(),
+        ),
+        "mri": (
+            "256 px slices of four contrasts with three tumour labels (Beers et al. 2018: 4480kimg)",
+            PGGANConfig(
+                masks=("necrosis", "oedema", "enhancing"),
+                contrasts=("t1", "t1c", "t2", "flair"),
+                widths=(128, 128, 128, 128, 128, 128, 64),
+            ),
+        ),
+        "small": (
+            "128 px photographs with vessels, for a first look on a CPU",
+            PGGANConfig(widths=(64, 64, 64, 64, 48, 32), mirror=True),
+        ),
+    },
     "selfsupervised": {
         "retina": (
             "24 features of 512 px photographs that point at damage; about an hour on a core",
@@ -136,6 +155,7 @@ PRESETS: dict[str, dict[str, tuple[str, AnyConfig]]] = {
 LOOPS: dict[str, dict[str, object]] = {
     "unet": {"batch": 8, "schedule": "cosine", "warmup": 800, "ema_images": 4000.0},
     "pix2pix": {"batch": 1, "ema_images": 1000.0, "channels_last": False},
+    "pggan": {"batch": 16, "ema_images": 10000.0, "ema_rampup": 0.05},
     "selfsupervised": {"batch": 16, "schedule": "cosine", "warmup": 1600, "ema_images": 2000.0},
     "classifier": {"batch": 10, "schedule": "cosine", "warmup": 500, "ema_images": 1000.0},
 }

@@ -13,7 +13,11 @@ from typing import Literal, Protocol
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fundusforge.records import MASKS
+from fundusforge.records import CONTRASTS, MASKS
+
+CONTRAST_UNIT = 4.0
+"""Standard deviations of a magnetic-resonance contrast that are 1 in a batch, so that most values lie within
+[-1, 1]; none is clipped."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +38,18 @@ class Phase:
 class View:
     """How a model wants to see the records of a dataset folder; `training.batches` turns it into tensors.
 
-    A batch is a dict of tensors: `image` (N, 3, H, W) in [-1, 1]; `masks` (N, C, H, W) in [0, 1] with C names
+    A batch is a dict of tensors: `image` (N, 3, H, W) in [-1, 1], or as many contrasts in units of
+    `CONTRAST_UNIT` where `contrasts` is set; `masks` (N, C, H, W) in [0, 1] with C names
     in the order of `masks`; `masks_known` (N, C), 0 where a record has no such mask; `field_of_view` (N, 1,
     H, W) in {0, 1}; `code` (N, K) float32 where `code` is set; `grade` (N,) int64, -1 where unknown; `labels`
-    (N, L) float32 where `labels` is set, 1 with a finding, 0 without it, -1 where nobody said; `index` (N,)
-    the place of the record in the folder.
+    (N, L) float32 where `labels` is set, 1 with a finding, 0 without it, -1 where nobody said; `draws` (N, D)
+    standard normal where `draws` is set; `index` (N,) the place of the record in the folder.
     """
 
     masks: tuple[str, ...] = ()
     """Mask channels, in order."""
+    contrasts: tuple[str, ...] = ()
+    """Magnetic-resonance contrasts to read in place of the photograph; records without them are left out."""
     size: int | None = None
     """Side in pixels to which whole images are resized (square, padded); None keeps each image's own size."""
     crop: int | None = None
@@ -50,10 +57,10 @@ class View:
     focus: float = 0.0
     """Share of the crops that are centred near a pixel of one of the masks, each mask that an image has being
     as likely: for lesions that cover a thousandth of the retina."""
-    augment: Literal["none", "segmentation", "translation", "classification"] = "none"
-    """`segmentation`: flips, rotation, scale, elastic warp, colour, gamma, blur, noise. `translation`:
-    geometry shared by image and masks, colours untouched. `classification`: mirroring, shift, zoom and
-    rotation, each small (Kim et al. 2022)."""
+    augment: Literal["none", "mirror", "segmentation", "translation", "classification"] = "none"
+    """`mirror`: left and right exchanged, every other time. `segmentation`: flips, rotation, scale, elastic
+    warp, colour, gamma, blur, noise. `translation`: geometry shared by image and masks, colours untouched.
+    `classification`: mirroring, shift, zoom and rotation, each small (Kim et al. 2022)."""
     vertical: bool = False
     """Also mirror upside down in `classification` augmentation."""
     tint: bool = False
@@ -72,6 +79,15 @@ class View:
     balance: Literal["images", "cameras", "grades", "labels"] = "images"
     """What is drawn equally often: images, cameras, grades, or of each finding those with and those without
     it. Images of which the grade, or every finding, is unknown are then never drawn."""
+    draws: int = 0
+    """Random numbers for each image of the sequence, a function of the seed and the image's number alone, in
+    however many processes."""
+    halved_from: int | None = None
+    """Image of the clock from which batches are half as large."""
+
+    def batch_at(self, image: int, batch: int) -> int:
+        """Return the images of the batch that begins at this image of the clock; `batch` at the start."""
+        return batch // 2 if self.halved_from is not None and image >= self.halved_from else batch
 
 
 def check_masks(masks: tuple[str, ...]) -> None:
@@ -84,6 +100,16 @@ def check_masks(masks: tuple[str, ...]) -> None:
         raise ValueError(f"masks must be given, each once, not {masks}")
     if unknown := sorted(set(masks) - set(MASKS)):
         raise ValueError(f"unknown mask {unknown[0]!r}; known are {', '.join(MASKS)}")
+
+
+def check_contrasts(contrasts: tuple[str, ...]) -> None:
+    """Refuse names of contrasts that no record can have, and names given twice.
+
+    Raises:
+        ValueError: Such a name.
+    """
+    if len(set(contrasts)) < len(contrasts) or set(contrasts) - set(CONTRASTS):
+        raise ValueError(f"contrasts must be of {', '.join(CONTRASTS)}, each once, not {contrasts}")
 
 
 class Recipe(Protocol):

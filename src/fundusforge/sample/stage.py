@@ -113,7 +113,12 @@ def _paint(
         code=tuple(round(float(value), 6) for value in code) if code is not None else (),
         version=__version__,
     )
-    write_image(out / "images" / file, image, text=stamps(provenance, condition), xmp=SYNTHETIC_XMP)
+    write_image(
+        out / "images" / file,
+        image,
+        text=stamps(provenance, from_patient=condition.from_patient),
+        xmp=SYNTHETIC_XMP,
+    )
     write_image(out / "field_of_view" / file, inside)
     for name, layer in zip(names, stack, strict=True):
         write_image(out / name / file, layer)
@@ -134,11 +139,11 @@ def _paint(
     )
 
 
-def stamps(provenance: Provenance, condition: Condition) -> dict[str, str]:
+def stamps(provenance: Provenance, *, from_patient: bool) -> dict[str, str]:
     """Return the text of the picture file itself, so that a copy without metadata still says what it is."""
     return {
         "fundusforge:synthetic": "true",
-        "fundusforge:structure_from_patient": str(condition.from_patient).lower(),
+        "fundusforge:structure_from_patient": str(from_patient).lower(),
         "fundusforge:model": provenance.model,
         "fundusforge:seed": f"{provenance.seed}/{provenance.index}",
         "fundusforge:version": provenance.version,

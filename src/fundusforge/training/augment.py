@@ -33,7 +33,10 @@ SHIFT, ZOOM, ANGLE = 0.0625, 0.1, 5.0
 
 @dataclass(frozen=True)
 class Sample:
-    """Image (3, H, W), masks (C, H, W), field of view (1, H, W): uint8 as stored, float32 in [0, 1] later."""
+    """Image (3, H, W), masks (C, H, W), field of view (1, H, W): uint8 as stored, float32 in [0, 1] later.
+
+    Magnetic-resonance contrasts (K, H, W) in place of the image are float32 from the start.
+    """
 
     image: Tensor
     masks: Tensor
@@ -81,7 +84,7 @@ def draw(sample: Sample, view: View, rng: np.random.Generator) -> Sample:
         side = geometry.side(view.crop)
         row, column = _centre(sample, view, rng)
         sample = sample.window(row - side // 2, column - side // 2, side, side)
-    sample = Sample(*(layer.float() / 255.0 for layer in (sample.image, sample.masks, sample.field_of_view)))
+    sample = Sample(*(_unit(layer) for layer in (sample.image, sample.masks, sample.field_of_view)))
     sample = geometry.apply(sample, view.crop)
     if view.augment == "segmentation":
         if rng.random() < ELASTIC_SHARE:
@@ -89,9 +92,14 @@ def draw(sample: Sample, view: View, rng: np.random.Generator) -> Sample:
         sample = replace(sample, image=_recolour(sample.image, rng))
     if view.augment == "classification" and view.tint:
         sample = replace(sample, image=_tint(sample.image, rng))
-    if view.augment != "none":  # interpolation and noise reach over the rim
+    if view.augment not in {"none", "mirror"}:  # interpolation and noise reach over the rim
         sample = replace(sample, image=sample.image * sample.field_of_view)
     return sample
+
+
+def _unit(layer: Tensor) -> Tensor:
+    """Bring stored values of 0 to 255 to 0 to 1; contrasts are stored as they are."""
+    return layer if layer.is_floating_point() else layer.float() / 255.0
 
 
 def _centre(sample: Sample, view: View, rng: np.random.Generator) -> tuple[int, int]:
@@ -136,6 +144,8 @@ class _Geometry:
     def draw(view: View, rng: np.random.Generator) -> _Geometry:
         if view.augment == "none":
             return _Geometry()
+        if view.augment == "mirror":
+            return _Geometry(flip=rng.random() < 0.5)
         if view.augment == "classification":
             flip, turns = rng.random() < 0.5, 2 * int(view.vertical and rng.random() < 0.5)
             angle, zoom = rng.uniform(-ANGLE, ANGLE), rng.uniform(1 - ZOOM, 1 + ZOOM)

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,13 +24,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fundusforge import images
-from fundusforge.models.recipe import View
+from fundusforge.models.recipe import CONTRAST_UNIT, View
 from fundusforge.records import DatasetError, Record, finding_label
 from fundusforge.severity import LESIONS
 from fundusforge.training.augment import Sample, draw
 
-_ORDER, _CHANGE = 1, 2
-"""Streams of the seed: the order of images, and what is done to each."""
+_ORDER, _CHANGE, _DRAWS = 1, 2, 3
+"""Streams of the seed: the order of images, what is done to each, and what a model draws for it."""
 
 
 class Batches:
@@ -72,16 +73,22 @@ class Batches:
             differ in size and `view.size` is None.
             ValueError: The batch cannot be split evenly over the processes.
         """
-        if batch % world:
-            raise ValueError(f"batch {batch} is no multiple of {world} processes")
+        if batch % world or (view.halved_from is not None and batch % (2 * world)):
+            half = " that can be halved" if view.halved_from is not None else ""
+            raise ValueError(f"batch {batch} is no multiple of {world} processes{half}")
         self.folder, self.view, self.batch, self.seed = Path(folder), view, batch, seed
         self.rank, self.world, self.workers, self.start_image = rank, world, workers, start_image
         self.records = records
-        self.members = [i for i, r in enumerate(records) if all(need in r.masks for need in view.needs)]
+        self.members = [
+            i
+            for i, r in enumerate(records)
+            if set(view.needs) <= r.masks.keys() and set(view.contrasts) <= r.contrasts.keys()
+        ]
         if not self.members:
-            raise DatasetError(
-                f"{folder}: none of {len(records)} records has the masks {', '.join(view.needs) or '(any)'}"
-            )
+            wanted = f"the masks {', '.join(view.needs) or '(any)'}"
+            if view.contrasts:
+                wanted += f" and the contrasts {', '.join(view.contrasts)}"
+            raise DatasetError(f"{folder}: none of {len(records)} records has {wanted}")
         if view.size is None and view.crop is None:
             _check_sizes(self.folder, [records[i] for i in self.members])
         self._findings = {
@@ -101,29 +108,32 @@ class Batches:
 
     def starting_at(self, image: int) -> Iterator[dict[str, Tensor]]:
         """Batches of this process's share from this image of the sequence on, without end."""
-        if image % self.batch:
+        if image % self.view.batch_at(image, self.batch):
             raise ValueError(f"image {image} is not the first of a batch of {self.batch}")
-        number = image // self.batch
         if not self.workers:
             while True:
-                yield self.load(number)
-                number += 1
+                yield self.load_at(image)
+                image += self.view.batch_at(image, self.batch)
         with ThreadPoolExecutor(self.workers, "batches", _one_thread) as pool:
             ahead: deque[Future[dict[str, Tensor]]] = deque()
             try:
                 while True:
                     while len(ahead) < 2 * self.workers:
-                        ahead.append(pool.submit(self.load, number))
-                        number += 1
+                        ahead.append(pool.submit(self.load_at, image))
+                        image += self.view.batch_at(image, self.batch)
                     yield ahead.popleft().result()
             finally:
                 for waiting in ahead:
                     waiting.cancel()
 
     def load(self, number: int) -> dict[str, Tensor]:
-        """This process's share of the given batch."""
-        share = self.batch // self.world
-        first = number * self.batch + self.rank * share
+        """This process's share of the given batch, counted in batches of the full size."""
+        return self.load_at(number * self.batch)
+
+    def load_at(self, image: int) -> dict[str, Tensor]:
+        """This process's share of the batch that begins at this image of the sequence."""
+        share = self.view.batch_at(image, self.batch) // self.world
+        first = image + self.rank * share
         rows = [self.sample(k) for k in range(first, first + share)]
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
@@ -150,6 +160,11 @@ class Batches:
         }
         if self.view.labels:
             row["labels"] = torch.tensor(self._findings[index], dtype=torch.float32)
+        if self.view.draws:
+            numbers = np.random.default_rng([self.seed, _DRAWS, k]).standard_normal(
+                self.view.draws, np.float32
+            )
+            row["draws"] = torch.from_numpy(numbers)
         if self.view.code:
             row["code"] = torch.from_numpy(self._codes[index])
         return row
@@ -185,7 +200,10 @@ class Batches:
     def _decode(self, index: int) -> Sample:
         """Read a record's pictures."""
         record, size = self.records[index], self.view.size
-        image = images.read_image(self.folder / record.image)
+        photograph = not self.view.contrasts
+        image: NDArray[Any] = (
+            images.read_image(self.folder / record.image) if photograph else self._contrasts(record)
+        )
         height, width = image.shape[:2]
         inside = np.full((height, width), 255, np.uint8)
         if record.field_of_view:
@@ -210,6 +228,12 @@ class Batches:
         return Sample(
             torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), stack[:-1], stack[-1:]
         )
+
+    def _contrasts(self, record: Record) -> NDArray[np.float32]:
+        """Read contrasts as (H, W, C) so that `2 * value - 1` is in units of `CONTRAST_UNIT`."""
+        found = [record.contrasts[name] for name in self.view.contrasts]
+        layers = [images.read_contrast(self.folder / c.path, scale=c.scale, offset=c.offset) for c in found]
+        return np.dstack(layers) / np.float32(2 * CONTRAST_UNIT) + np.float32(0.5)
 
 
 def knows(record: Record, mask: str) -> bool:
@@ -267,14 +291,14 @@ def _mask(path: Path, size: tuple[int, int], *, soft: bool = False) -> NDArray[n
     return mask
 
 
-def _square(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _square(pixels: NDArray[Any]) -> NDArray[Any]:
     """Pad with black to a square, the picture in the middle."""
     height, width = pixels.shape[:2]
     side = max(height, width)
     if height == width:
         return pixels
     top, left = (side - height) // 2, (side - width) // 2
-    padded = np.zeros((side, side, *pixels.shape[2:]), np.uint8)
+    padded = np.zeros((side, side, *pixels.shape[2:]), pixels.dtype)
     padded[top : top + height, left : left + width] = pixels
     return padded
 

@@ -171,7 +171,8 @@ class _Trainer:
         while progress < 1.0 and not stop:
             scalars = self.step(next(source), clock.images, progress)
             bad = [name for name, value in scalars.items() if not math.isfinite(value)]
-            clock = replace(clock, images=clock.images + self.c.batch, seconds=time.monotonic() - began)
+            images = clock.images + self.recipe.view.batch_at(clock.images, self.c.batch)
+            clock = replace(clock, images=images, seconds=time.monotonic() - began)
             ahead = self.budget.fraction(clock.images, clock.seconds) if self.process.main else 0.0
             failed, stop, progress = parallel.agree(
                 [float(bool(bad)), float(interrupted.is_set()), ahead], self.process.device
@@ -192,10 +193,10 @@ class _Trainer:
         Returns:
             Losses and gradient norms by `phase/name`.
         """
-        c, share = self.c, len(batch["image"])
-        if share * self.process.world != c.batch:
+        c, share, size = self.c, len(batch["image"]), self.recipe.view.batch_at(images, self.c.batch)
+        if share * self.process.world != size:
             raise ValueError(
-                f"{share} images on each of {self.process.world} processes are no batch of {c.batch}"
+                f"{share} images on each of {self.process.world} processes are no batch of {size}"
             )
         parallel.seed_step(c.seed, images, self.process.rank)
         for group, rate in self.full_rates:
@@ -204,9 +205,9 @@ class _Trainer:
         parts = split(whole, c.accumulate)
         scalars: dict[str, Tensor] = {}
         for phase in self.recipe.phases:
-            if images // c.batch % phase.every == 0:
+            if images // size % phase.every == 0:
                 scalars |= self._phase(phase, parts, images)
-        update_averages(self.nets.averages, self.recipe.nets, c.decay(images + c.batch))
+        update_averages(self.nets.averages, self.recipe.nets, c.decay(images + size, size))
         values: list[float] = torch.stack(list(scalars.values())).tolist()
         return dict(zip(scalars, values, strict=True))
 

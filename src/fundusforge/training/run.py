@@ -166,10 +166,10 @@ class LoopConfig:
             return factor * 0.5 * (1.0 + math.cos(math.pi * progress))
         return factor
 
-    def decay(self, images: int) -> float:
-        """Factor by which the averages keep their old value over the step that ends at `images`."""
+    def decay(self, images: int, batch: int) -> float:
+        """Factor by which the averages keep their old value over a step of `batch` images that ends here."""
         half_life = min(self.ema_images, images * self.ema_rampup) if self.ema_rampup else self.ema_images
-        return 0.5 ** (self.batch / half_life) if half_life > 0 else 0.0
+        return 0.5 ** (batch / half_life) if half_life > 0 else 0.0
 
 
 class Every:

@@ -1,0 +1,176 @@
+"""What `fundusforge train pggan` adds to a training: its budget, how it is judged, and when it warns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fundusforge.cli.command import say
+from fundusforge.evaluate.extractors import load_extractor
+from fundusforge.evaluate.features import Extractor, Features
+from fundusforge.evaluate.kernel import kernel_distance
+from fundusforge.images import Image, read_image
+from fundusforge.models.pggan import Generator, PGGANConfig, Reader, at_stage, stacked
+from fundusforge.records import DatasetError, Record
+from fundusforge.sample.latents import Drawer
+from fundusforge.training.batches import Batches
+from fundusforge.training.loop import Validation
+from fundusforge.training.run import LoopConfig, parse_budget
+
+WATCHED = 32
+"""Pictures of each kind (of training, of validation, drawn) on which a training is watched."""
+JUDGED = 64
+"""Drawn pictures that are compared with those of validation."""
+ALIKE, BY_HEART, STEEP = 0.5, 0.5, 3.0
+"""Limits of `diversity` (below), `overfit` and `slope` (above) at which a training is warned of."""
+
+
+def budgeted(config: PGGANConfig, loop: LoopConfig) -> PGGANConfig:
+    """Return the configuration with its budget: its own, or the loop's length.
+
+    Raises:
+        DatasetError: The length is a time, by which growing cannot be planned.
+    """
+    if config.budget:
+        return config
+    images = parse_budget(loop.stop_after).images
+    if images is None:
+        raise DatasetError(
+            f"stop after {loop.stop_after}: a progressive GAN grows by the images it has seen, so its length "
+            "must be in images (--stop-after 200000img), or --model.budget must say when it is grown"
+        )
+    return replace(config, budget=images)
+
+
+def drawing_judge(
+    config: PGGANConfig, learnt: Sequence[Record], judged: Sequence[Record]
+) -> Validation | None:
+    """Watch a generator of photographs or contrasts, and judge photographs by their features.
+
+    `distance` is the kernel distance of drawn photographs to those of split `val`, by the embedded features
+    of the retina; the state with the lowest is kept as the best (`quality` is its negative). The rest is
+    `health`. A training that is about to fail is warned of, on standard error, with the setting to change.
+    """
+    seen, unseen = (_pictures(config, records) for records in (learnt, judged))
+    if seen is None:
+        return None
+    compare = _Comparison.of(config, judged)
+
+    def judge(nets: nn.ModuleDict) -> dict[str, float]:
+        generator = cast(Generator, nets["generator"])
+        scores = health(generator, cast(Reader, nets["discriminator"]), seen, unseen)
+        for warning in warnings(scores):
+            say(f"warning: {warning}")
+        if compare is not None:
+            scores["distance"] = compare.distance(Drawer(generator=generator))
+            scores["quality"] = -scores["distance"]
+        return scores
+
+    return Validation(judge=judge, score="quality" if compare else None)
+
+
+def conclude(run: Path, config: PGGANConfig, judged: Sequence[Record]) -> dict[str, float]:
+    """Return the figures of the generator that a run released."""
+    compare = _Comparison.of(config, judged)
+    return {"distance": compare.distance(Drawer.load(run))} if compare else {}
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """Photographs of split `val` as features, to compare drawn ones with."""
+
+    extractor: Extractor
+    real: Features
+
+    @classmethod
+    def of(cls, config: PGGANConfig, judged: Sequence[Record]) -> _Comparison | None:
+        """Read the photographs; None if contrasts are drawn, or there are fewer than two."""
+        if config.contrasts or len(judged) < 2:
+            return None
+        extractor = load_extractor("retina")
+        return cls(extractor, extractor([read_image(Path(record.image)) for record in judged]))
+
+    def distance(self, drawer: Drawer) -> float:
+        """Kernel distance of what the generator draws."""
+        drawn: list[Image] = [drawer.draw(drawer.latent(0, index)).image for index in range(JUDGED)]
+        return kernel_distance(self.extractor(drawn), self.real)
+
+
+def _pictures(config: PGGANConfig, records: Sequence[Record]) -> Tensor | None:
+    """Up to `WATCHED` records as the discriminator sees them at full size; None if none has the masks."""
+    view = replace(config.build().view, augment="none")
+    places = np.unique(np.linspace(0, max(0, len(records) - 1), WATCHED).astype(int))
+    try:
+        batches = Batches(Path("/"), records, view, batch=min(len(places), len(records)) or 1, seed=1)
+    except DatasetError:
+        return None
+    return stacked(batches.load(0))
+
+
+@torch.no_grad()
+def health(
+    generator: Generator, discriminator: Reader, seen: Tensor, unseen: Tensor | None
+) -> dict[str, float]:
+    """Tell how a training fares.
+
+    Args:
+        generator: The averaged generator.
+        discriminator: The discriminator.
+        seen: (N, channels, S, S) pictures of training, as `models.pggan.stacked` gives them.
+        unseen: As many of validation, or None.
+
+    Returns:
+        `diversity`, the mean distance between two drawn pictures over that of two real ones (at most 32 px);
+        `overfit`, how far the discriminator's opinion of unseen photographs lies from that of seen ones
+        towards that of drawn ones (0 to 1, where there are unseen ones); `slope`, the length of its gradient
+        between real and drawn pictures, which the penalty holds near 1.
+    """
+    stage, device = generator.stage, generator.seen.device
+    random = torch.Generator().manual_seed(1)
+    latents = torch.randn(len(seen), generator.config.latent, generator=random).to(device)
+    drawn = generator(latents, stage).float()
+    real = at_stage(seen.to(device), stage)
+    found = {"diversity": spread(drawn) / max(spread(real), 1e-9)}
+    on_real, on_drawn = (float(discriminator(x, stage).mean()) for x in (real, drawn))
+    if unseen is not None:
+        on_unseen = float(discriminator(at_stage(unseen.to(device), stage), stage).mean())
+        gap = on_real - on_drawn
+        found["overfit"] = (on_real - on_unseen) / gap if gap > 1e-6 else 0.0
+    with torch.enable_grad():
+        between = torch.lerp(real, drawn, 0.5).requires_grad_(True)
+        slope = torch.autograd.grad(discriminator(between, stage).sum(), between)[0]
+    return found | {"slope": float(slope.flatten(1).norm(dim=1).mean())}
+
+
+def spread(pictures: Tensor) -> float:
+    """Mean root-mean-square difference of two different pictures of (N, C, S, S), seen at 32 px at most."""
+    small = nn.functional.adaptive_avg_pool2d(pictures, min(32, pictures.shape[-1])).flatten(1)
+    return float(torch.pdist(small).mean() / small.shape[1] ** 0.5) if len(small) > 1 else 0.0
+
+
+def warnings(scores: dict[str, float]) -> list[str]:
+    """Say what the figures of `health` warn of, and which setting to change."""
+    found: list[str] = []
+    if scores["diversity"] < ALIKE:
+        found.append(
+            f"what is drawn grows alike: it differs {scores['diversity']:.2f} times as much as real pictures "
+            "do (mode collapse). Lower --model.lr, or raise --loop.batch"
+        )
+    if scores.get("overfit", 0.0) > BY_HEART:
+        found.append(
+            f"the discriminator knows the training pictures by heart ({scores['overfit']:.0%} of the way "
+            "from seen to drawn lies before unseen ones). Give more pictures, --model.mirror, narrower "
+            "--model.widths, or a shorter training"
+        )
+    if not scores["slope"] < STEEP:
+        found.append(
+            f"the discriminator's slope is {scores['slope']:.1f} and should be 1: the training diverges. "
+            "Lower --model.lr"
+        )
+    return found
