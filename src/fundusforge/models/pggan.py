@@ -291,14 +291,14 @@ class PGGAN:
         }
 
     def preview(self, nets: nn.ModuleDict, batch: dict[str, Tensor]) -> Tensor:
-        """Drawn pictures, with each mask below."""
-        drawn = nets["generator"](batch["draws"][:, : self.config.latent])
+        """Drawn pictures at full size, with each mask below."""
+        drawn = nets["generator"](batch["draws"][:, : self.config.latent]).clamp(-1, 1)
         image, *masks = drawn.split(
             [drawn.shape[1] - len(self.config.masks), *(1 for _ in self.config.masks)], 1
         )
         shown = image if image.shape[1] == 3 else image[:, :1].expand(-1, 3, -1, -1)
         shown = torch.cat([shown, *(mask.expand(-1, 3, -1, -1) for mask in masks)], 2)
-        return F.interpolate(shown, scale_factor=max(1, 128 // drawn.shape[-1]), mode="nearest")
+        return F.interpolate(shown, scale_factor=self.config.size // drawn.shape[-1], mode="nearest")
 
 
 def stacked(batch: dict[str, Tensor]) -> Tensor:

@@ -225,9 +225,10 @@ class Batches:
             )
         image = images.grey_clahe(image) if self.view.grey else image
         stack = torch.from_numpy(np.stack([*masks, inside]))
-        return Sample(
-            torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), stack[:-1], stack[-1:]
-        )
+        layers = image.reshape(*image.shape[:2], -1).transpose(
+            2, 0, 1
+        )  # resizing drops a single contrast's axis
+        return Sample(torch.from_numpy(np.ascontiguousarray(layers)), stack[:-1], stack[-1:])
 
     def _contrasts(self, record: Record) -> NDArray[np.float32]:
         """Read contrasts as (H, W, C) so that `2 * value - 1` is in units of `CONTRAST_UNIT`."""
