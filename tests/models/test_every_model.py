@@ -14,7 +14,8 @@ from fundusforge.config import ConfigError, from_json, to_json
 from fundusforge.images import CODE_SIZE
 from fundusforge.models import FAMILIES, PRESETS, AnyConfig, ModelConfig, Pix2PixConfig, UNetConfig
 from fundusforge.models.classifier import ClassifierConfig
-from fundusforge.models.pggan import PGGANConfig
+from fundusforge.models.encoder import Encoder, EncoderConfig
+from fundusforge.models.pggan import Generator, PGGANConfig
 from fundusforge.models.recipe import Recipe, check_masks
 from fundusforge.models.selfsupervised import SelfSupervisedConfig
 
@@ -42,6 +43,7 @@ TINY = {
     ),
     "pggan": PGGANConfig(widths=(8, 8, 8, 8), latent=8),
     "pggan-mri": PGGANConfig(widths=(8, 8, 8), latent=8, masks=("oedema",), contrasts=("t1", "t2")),
+    "encoder": EncoderConfig(drawn=PGGANConfig(widths=(8, 8, 8), latent=8), side=16),
     "selfsupervised": SelfSupervisedConfig(size=64, crop=32, widths=(4, 8, 8), levels=2, features=6),
     "classifier": ClassifierConfig(size=64, widths=(4, 8, 8), pool="all"),
     "classifier-focal": ClassifierConfig(size=64, backbone=ENCODER, loss="focal"),
@@ -55,14 +57,19 @@ every = pytest.mark.parametrize("config", TINY.values(), ids=TINY.keys())
 
 def build(config: AnyConfig, seed: int = 0) -> Recipe:
     torch.manual_seed(seed)
-    return config.build()
+    recipe = config.build()
+    if isinstance(recipe, Encoder):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            recipe.generator = Generator(config.drawn)
+    return recipe
 
 
 def batch_for(recipe: Recipe, n: int = 2) -> dict[str, Tensor]:
     """A batch of noise as `View` describes it."""
     generator = torch.Generator().manual_seed(1)
     view = recipe.view
-    side = view.crop or view.size
+    side = view.crop or view.size or 16
     field = torch.ones(n, 1, side, side)
     field[..., :3] = 0
     masks = (torch.rand(n, len(view.masks), side, side, generator=generator) > 0.8).float() * field
@@ -95,7 +102,9 @@ def step(recipe: Recipe, batch: dict[str, Tensor]) -> dict[str, dict[str, Tensor
 def in_play(config: AnyConfig, name: str) -> bool:
     """Whether a parameter works at the last stage: a grown network reads and paints at its last level."""
     _, layer, level, *_ = name.split(".")
-    return config.kind != "pggan" or layer not in {"read", "paint"} or int(level) == len(config.widths) - 1
+    if config.kind not in {"pggan", "encoder"} or layer not in {"read", "paint"}:
+        return True
+    return int(level) == len(getattr(config, "drawn", config).widths) - 1
 
 
 def test_every_family_is_tried() -> None:
@@ -136,7 +145,7 @@ def test_the_loss_of_a_fixed_batch_falls(config: AnyConfig) -> None:
     recipe = build(replace(config, lr=2e-3))
     key = {
         "unet": "cross_entropy", "pix2pix": "l1", "selfsupervised": "damage", "classifier": "classification",
-        "pggan": "wasserstein",
+        "pggan": "wasserstein", "encoder": "squared",
     }[config.kind]  # fmt: skip
     history = []
     for _ in range(12):

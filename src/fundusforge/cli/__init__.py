@@ -23,6 +23,7 @@ from fundusforge.cli.command import Command, listing, nearest, parse
 from fundusforge.cli.evaluate import Evaluate
 from fundusforge.cli.inspect import Inspect
 from fundusforge.cli.label import Label
+from fundusforge.cli.latent import Latent
 from fundusforge.cli.models import Models
 from fundusforge.cli.prepare import Prepare
 from fundusforge.cli.release import Release
@@ -37,6 +38,7 @@ COMMANDS: dict[str, type[Command]] = {
     "annotate": Annotate,
     "label": Label,
     "sample": Sample,
+    "latent": Latent,
     "evaluate": Evaluate,
     "audit": Audit,
     "release": Release,

@@ -1,26 +1,34 @@
-"""What `fundusforge train pggan` adds to a training: its budget, how it is judged, and when it warns."""
+"""What `fundusforge train` adds for a progressive GAN (its budget, judge, warnings) and for its encoder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fundusforge.cli.command import say
+from fundusforge.config import to_json
 from fundusforge.evaluate.extractors import load_extractor
 from fundusforge.evaluate.features import Extractor, Features
 from fundusforge.evaluate.kernel import kernel_distance
 from fundusforge.images import Image, read_image
+from fundusforge.models import ModelConfig
+from fundusforge.models.encoder import EncoderConfig
+from fundusforge.models.equalized import pixel_norm
 from fundusforge.models.pggan import Generator, PGGANConfig, Reader, at_stage, stacked
+from fundusforge.models.recipe import Recipe
 from fundusforge.records import DatasetError, Record
 from fundusforge.sample.latents import Drawer
+from fundusforge.training import parallel
 from fundusforge.training.batches import Batches
-from fundusforge.training.loop import Validation
+from fundusforge.training.checkpoint import annotate_metadata, model_file
+from fundusforge.training.draws import Draws
+from fundusforge.training.loop import Validation, train
 from fundusforge.training.run import LoopConfig, parse_budget
 
 WATCHED = 32
@@ -174,3 +182,68 @@ def warnings(scores: dict[str, float]) -> list[str]:
             "Lower --model.lr"
         )
     return found
+
+
+# ---- the encoder -------------------------------------------------------------------------------------------
+
+
+def fit_encoder(
+    config: EncoderConfig,
+    run: Path,
+    *,
+    loop: LoopConfig,
+    resume: bool = False,
+    warm_start: Path | None = None,
+    quiet: bool = False,
+) -> dict[str, Any] | None:
+    """Train the encoder of a generator on what that draws.
+
+    Args:
+        config: The encoder; its `generator` must be given, the rest of what is filled in is found there.
+        run: Run folder.
+        loop: How to train.
+        resume: Go on where the run stood.
+        warm_start: Weights to start from.
+        quiet: No progress on standard error.
+
+    Returns:
+        `run`, `model`, `images`, `seconds`, `finished` and `figures`: `squared`, the mean squared error of
+        the vectors of pictures that were never learnt from (1 for an encoder that knows nothing). None in
+        processes other than the first.
+
+    Raises:
+        DatasetError: No generator is given.
+        RunError, CheckpointError, TrainingError: See `fundusforge.training.loop.train`.
+    """
+    if config.generator is None:
+        raise DatasetError("an encoder needs the generator that it inverts: --model.generator RUN")
+    process, drawer = parallel.start(loop.device), Drawer.load(config.generator, device=loop.device)
+    config = replace(config, drawn=drawer.config, side=drawer.size)
+    torch.manual_seed(loop.seed)
+    recipe = config.build()
+    recipe.generator = drawer.generator
+    feed = Draws(
+        count=config.drawn.latent, batch=loop.batch, seed=loop.seed, rank=process.rank, world=process.world
+    )
+    unseen = next(Draws(count=config.drawn.latent, batch=JUDGED, seed=loop.seed + 1).starting_at(0))["draws"]
+
+    def judge(nets: nn.ModuleDict) -> dict[str, float]:
+        latents = unseen.to(drawer.generator.seen.device)
+        found = nets["encoder"](recipe.pictures(latents), config.stage)
+        error = float((found - pixel_norm(latents.clone())).square().mean())
+        return {"squared": error, "likeness": -error}
+
+    trained = train(
+        cast(Recipe, recipe), feed, loop, run, config_json=to_json(config, kind=ModelConfig, indent=None),
+        data={"generator": drawer.name}, validate=Validation(judge=judge, score="likeness"), resume=resume,
+        metadata={"generator": drawer.name, "terms": list(drawer.terms), "patients": sorted(drawer.patients)},
+        warm_start=warm_start, quiet=quiet,
+    )  # fmt: skip
+    if not process.main:
+        return None
+    figures = {"squared": -(trained.best or 0.0)}
+    annotate_metadata(run, figures=figures)
+    return {
+        "run": str(run), "model": str(model_file(run)), "images": trained.clock.images,
+        "seconds": round(trained.clock.seconds, 1), "finished": trained.finished, "figures": figures,
+    }  # fmt: skip

@@ -30,6 +30,7 @@ from fundusforge.evaluate.vessels import best_threshold
 from fundusforge.images import Grey, colour_code, read_image, read_mask
 from fundusforge.models import AnyConfig, ModelConfig
 from fundusforge.models.classifier import Classification, ClassifierConfig
+from fundusforge.models.encoder import EncoderConfig
 from fundusforge.models.pggan import PGGANConfig
 from fundusforge.models.pix2pix import Generator, Pix2PixConfig
 from fundusforge.models.recipe import Recipe
@@ -89,6 +90,8 @@ def fit(
         DatasetError: The folders do not fit each other, or lack what the model needs.
         RunError, CheckpointError, TrainingError: See `fundusforge.training.loop.train`.
     """
+    if isinstance(config, EncoderConfig):
+        return drawing.fit_encoder(config, run, loop=loop, resume=resume, warm_start=warm_start, quiet=quiet)
     records, graded = gather(folders), isinstance(config, ClassifierConfig)
     learnt = [record for record in records if record.split == "train"]
     judged = spread([record for record in records if record.split == "val"], GRADED if graded else JUDGED)
@@ -253,7 +256,7 @@ def fit_run(run: Path, config: SelfSupervisedConfig, records: Sequence[Record]) 
     checkpoint.write(file, tensors | fitted, metadata)
 
 
-def released(run: Path, config: Pix2PixConfig | SelfSupervisedConfig) -> nn.ModuleDict:
+def released(run: Path, config: AnyConfig) -> nn.ModuleDict:
     """Networks that a run released, in evaluation mode."""
     if isinstance(config, Pix2PixConfig):
         return nn.ModuleDict({"generator": Painter.load(run).generator})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar, cast
 
@@ -21,11 +21,11 @@ class Train(Generic[M]):
     """Train a model on dataset folders.
 
     FAMILY is the kind of model: `unet` finds structures (vessels, disc, lesions) in photographs, `pix2pix`
-    paints photographs on structure masks, `pggan` draws photographs and masks together, `classifier` grades
-    photographs or tells findings, `selfsupervised` learns features without labels. Images of split `train`
-    are learnt from, those of split `val` only judge; folders may be several, and no patient may stand in two
-    splits. `fundusforge train FAMILY --help` shows every setting of a family; `fundusforge models` lists the
-    presets.
+    paints photographs on structure masks, `pggan` draws photographs and masks together, `encoder` finds
+    the vector from which a `pggan` draws a photograph (it needs no folder), `classifier` grades photographs
+    or tells findings, `selfsupervised` learns features without labels. Images of split `train` are learnt
+    from, those of split `val` only judge; folders may be several, and no patient may stand in two splits.
+    `fundusforge train FAMILY --help` shows every setting of a family; `fundusforge models` lists the presets.
 
     The run folder then holds model.safetensors (the latest), best.safetensors (the best on `val`), log.jsonl,
     sample pictures and all settings. A run that was stopped or killed goes on with --resume. Several GPUs:
@@ -39,8 +39,8 @@ class Train(Generic[M]):
     """
 
     family: Annotated[str, Positional, arg(metavar="FAMILY")]
-    """Kind of model: unet, pix2pix, pggan, classifier or selfsupervised."""
-    folders: Annotated[tuple[Path, ...], Positional, arg(metavar="FOLDER ...")]
+    """Kind of model: unet, pix2pix, pggan, encoder, classifier or selfsupervised."""
+    folders: Annotated[tuple[Path, ...], Positional, arg(metavar="FOLDER ...")] = ()
     """Dataset folders, as `fundusforge prepare` makes them."""
     out: Annotated[Path, arg(metavar="RUN")]
     """Run folder to write."""
@@ -73,14 +73,15 @@ class Train(Generic[M]):
         from fundusforge.models import FAMILIES, PRESETS
 
         config = pick(words[0], FAMILIES, what="family")
-        hidden = without(config, kind=config.kind, **({"cameras": ()} if hasattr(config, "cameras") else {}))
+        filled_in = {"cameras", "drawn", "side"} & {field.name for field in fields(config)}
+        hidden = without(config, kind=config.kind, **{name: getattr(config(), name) for name in filled_in})
         preset = chosen(words, "--preset")
         named = pick(preset, PRESETS[config.kind], what=f"{config.kind} preset")[1] if preset else config()
         return Train[hidden], _defaults(cls, restored(named, hidden))
 
     def run(self) -> int:
         """Train, choose thresholds, print the figures on `val`."""
-        if not self.folders:
+        if not self.folders and self.family != "encoder":
             raise UsageError(
                 "at least one dataset folder is needed: fundusforge train FAMILY FOLDER --out RUN"
             )

@@ -7,13 +7,14 @@ from typing import Annotated, get_args
 from pydantic import Field
 
 from fundusforge.models.classifier import ClassifierConfig
+from fundusforge.models.encoder import EncoderConfig
 from fundusforge.models.pggan import PGGANConfig
 from fundusforge.models.pix2pix import Pix2PixConfig
 from fundusforge.models.selfsupervised import SelfSupervisedConfig
 from fundusforge.models.unet import UNetConfig
 from fundusforge.severity import LESIONS
 
-AnyConfig = UNetConfig | Pix2PixConfig | PGGANConfig | SelfSupervisedConfig | ClassifierConfig
+AnyConfig = UNetConfig | Pix2PixConfig | PGGANConfig | EncoderConfig | SelfSupervisedConfig | ClassifierConfig
 ModelConfig = Annotated[AnyConfig, Field(discriminator="kind")]
 
 FAMILIES: dict[str, type] = {family.kind: family for family in get_args(get_args(ModelConfig)[0])}
@@ -112,6 +113,12 @@ PRESETS: dict[str, dict[str, tuple[str, AnyConfig]]] = {
             PGGANConfig(widths=(64, 64, 64, 64, 48, 32), mirror=True),
         ),
     },
+    "encoder": {
+        "beers": (
+            "the discriminator's architecture on the image alone; Beers et al. stop after 320kimg",
+            EncoderConfig(),
+        ),
+    },
     "selfsupervised": {
         "retina": (
             "24 features of 512 px photographs that point at damage; about an hour on a core",
@@ -156,6 +163,7 @@ LOOPS: dict[str, dict[str, object]] = {
     "unet": {"batch": 8, "schedule": "cosine", "warmup": 800, "ema_images": 4000.0},
     "pix2pix": {"batch": 1, "ema_images": 1000.0, "channels_last": False},
     "pggan": {"batch": 16, "ema_images": 10000.0, "ema_rampup": 0.05},
+    "encoder": {"batch": 16, "ema_images": 2000.0},
     "selfsupervised": {"batch": 16, "schedule": "cosine", "warmup": 1600, "ema_images": 2000.0},
     "classifier": {"batch": 10, "schedule": "cosine", "warmup": 500, "ema_images": 1000.0},
 }

@@ -28,9 +28,10 @@ from fundusforge.models.recipe import CONTRAST_UNIT, View
 from fundusforge.records import DatasetError, Record, finding_label
 from fundusforge.severity import LESIONS
 from fundusforge.training.augment import Sample, draw
+from fundusforge.training.draws import draws_of
 
-_ORDER, _CHANGE, _DRAWS = 1, 2, 3
-"""Streams of the seed: the order of images, what is done to each, and what a model draws for it."""
+_ORDER, _CHANGE = 1, 2
+"""Streams of the seed: the order of images, and what is done to each; `draws` has a third."""
 
 
 class Batches:
@@ -161,10 +162,7 @@ class Batches:
         if self.view.labels:
             row["labels"] = torch.tensor(self._findings[index], dtype=torch.float32)
         if self.view.draws:
-            numbers = np.random.default_rng([self.seed, _DRAWS, k]).standard_normal(
-                self.view.draws, np.float32
-            )
-            row["draws"] = torch.from_numpy(numbers)
+            row["draws"] = draws_of(self.seed, k, self.view.draws)
         if self.view.code:
             row["code"] = torch.from_numpy(self._codes[index])
         return row

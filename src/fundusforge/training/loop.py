@@ -30,7 +30,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from fundusforge.models.recipe import Phase, Recipe
 from fundusforge.training import checkpoint, parallel
 from fundusforge.training.checkpoint import Clock
-from fundusforge.training.observe import Batch, Feed, Nets, Observer, Validation
+from fundusforge.training.observe import Batch, Feed, Nets, Observer, Validation, images_in
 from fundusforge.training.parallel import Process
 from fundusforge.training.run import LoopConfig, RunError, check_run, open_run, parse_budget
 
@@ -193,7 +193,7 @@ class _Trainer:
         Returns:
             Losses and gradient norms by `phase/name`.
         """
-        c, share, size = self.c, len(batch["image"]), self.recipe.view.batch_at(images, self.c.batch)
+        c, share, size = self.c, images_in(batch), self.recipe.view.batch_at(images, self.c.batch)
         if share * self.process.world != size:
             raise ValueError(
                 f"{share} images on each of {self.process.world} processes are no batch of {size}"

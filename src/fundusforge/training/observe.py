@@ -26,6 +26,11 @@ from fundusforge.training.run import BEST, MODEL, Every, Log, LoopConfig, Progre
 Batch = dict[str, Tensor]
 
 
+def images_in(batch: Batch) -> int:
+    """Number of images of a batch."""
+    return len(next(iter(batch.values())))
+
+
 class Feed(Protocol):
     """Where batches come from; see `fundusforge.training.batches.Batches`."""
 
@@ -188,7 +193,7 @@ def _best_so_far(path: Path, validation: Validation | None) -> float | None:
 def _first_images(feed: Feed, count: int) -> Batch:
     """The first images of the feed, in one batch."""
     source, found = feed.starting_at(0), list[Batch]()
-    while sum(len(batch["image"]) for batch in found) < count:
+    while sum(map(images_in, found)) < count:
         found.append(next(source))
     return {name: torch.cat([batch[name] for batch in found])[:count] for name in found[0]}
 

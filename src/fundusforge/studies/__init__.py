@@ -1,0 +1,1 @@
+"""Studies: whole investigations on trained models and dataset folders."""
