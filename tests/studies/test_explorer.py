@@ -138,6 +138,8 @@ def test_projections_of_patients_are_marked(
     written = read_folder(tmp_path / "out")
     assert all(record.structure_from_patient and record.synthetic for record in written)
     assert [r.patient for r in written] == [r.patient for r in records]
+    with Pillow.open(tmp_path / "out" / written[0].image) as picture:
+        assert picture.text["fundusforge:structure_from_patient"] == "true"
 
 
 def test_nearest_by_hand() -> None:

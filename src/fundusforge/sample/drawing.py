@@ -43,8 +43,9 @@ def draw(drawer: Drawer, out: Path, *, count: int = 16, seed: int = 0) -> Iterat
 
 
 def write_drawn(
-    drawer: Drawer, out: Path, drawn: Drawn, *, seed: int, index: int, condition: str = "latent"
-) -> Record:
+    drawer: Drawer, out: Path, drawn: Drawn, *, seed: int, index: int, condition: str = "latent",
+    from_patient: bool = False,
+) -> Record:  # fmt: skip
     """Write the files of one drawn image; return its record.
 
     Args:
@@ -54,6 +55,7 @@ def write_drawn(
         seed: Seed of the sequence.
         index: Its place there, which names the files.
         condition: What it was drawn from, in words.
+        from_patient: Whether it may show the structure of a patient.
     """
     file = f"{index:06d}.png"
     provenance = Provenance(
@@ -73,7 +75,9 @@ def write_drawn(
     for path, pixels in pictures.items():
         (out / path).parent.mkdir(parents=True, exist_ok=True)
         if path.startswith("images/"):
-            write_image(out / path, pixels, text=stamps(provenance, from_patient=False), xmp=SYNTHETIC_XMP)
+            write_image(
+                out / path, pixels, text=stamps(provenance, from_patient=from_patient), xmp=SYNTHETIC_XMP
+            )
         else:
             write_image(out / path, pixels)
     return Record(
@@ -85,5 +89,6 @@ def write_drawn(
         field_of_view=f"field_of_view/{file}" if drawn.field_of_view is not None else None,
         terms="; ".join(drawer.terms) or None,
         synthetic=True,
+        structure_from_patient=from_patient,
         provenance=provenance,
     )

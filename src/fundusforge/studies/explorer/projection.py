@@ -101,11 +101,12 @@ def project(
     tallies: dict[str, list[tuple[str, Tally]]] = {}
     for index, (record, latent) in enumerate(zip(records, encoded.latents, strict=True)):
         picture = drawer.pictures(latent[None])[0]
-        drawn = write_drawn(drawer, out, drawer.stored(picture), seed=0, index=index, condition=record.image)
-        drawn = replace(
-            drawn, patient=record.patient, eye=record.eye, split=record.split,
-            structure_from_patient=record.structure_from_patient or not record.synthetic,
+        from_patient = record.structure_from_patient or not record.synthetic
+        drawn = write_drawn(
+            drawer, out, drawer.stored(picture), seed=0, index=index, condition=record.image,
+            from_patient=from_patient,
         )  # fmt: skip
+        drawn = replace(drawn, patient=record.patient, eye=record.eye, split=record.split)
         written.append(drawn)
         for name, counts in _tallies(drawer, folder, record, picture).items():
             tallies.setdefault(name, []).append((record.patient, counts))
