@@ -103,7 +103,8 @@ def zoo(net: Generator, checkout: Path) -> Forward:
 def build(name: str, checkout: Path | None) -> tuple[Generator, Forward, Tensor]:
     """Return our side, the peer and a batch of latents."""
     torch.manual_seed(0)
-    net = Generator(CASES[name][0]).eval().requires_grad_(False)
+    with torch.inference_mode(mode=False):
+        net = Generator(CASES[name][0]).eval().requires_grad_(False)
     for parameter in net.parameters():
         if parameter.ndim == 1:
             torch.nn.init.normal_(parameter, std=0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from dataclasses import replace
 
@@ -91,6 +92,31 @@ def test_fused_upsampling_is_the_literal_one(layout: torch.memory_format) -> Non
         for x, source in ((out, found), (literal, wanted))
     ]
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("kind", [EqualConv, UpConv])
+def test_kept_kernels_follow_the_weights(kind: type) -> None:
+    """After a step, a copy, a move in memory; and what was kept never stands in a gradient's way."""
+    torch.manual_seed(0)
+    layer = EqualConv(3, 4, 3) if kind is EqualConv else UpConv(3, 4)
+    x = torch.randn(1, 3, 5, 5)
+    with torch.inference_mode():
+        before = layer(x)
+        assert torch.equal(layer(x), before)
+    copied = copy.deepcopy(layer)
+    with torch.no_grad():
+        layer.weight.mul_(2)
+        assert torch.allclose(layer(x), 2 * before, atol=1e-6)
+        assert torch.equal(copied(x), before)
+        copied.load_state_dict(layer.state_dict())
+        assert torch.equal(copied(x), layer(x))
+        copied.weight.data = torch.zeros_like(copied.weight)
+        assert not copied(x).any()
+    with torch.inference_mode():
+        assert copy.deepcopy(layer)(x).shape == before.shape
+    point = x.clone().requires_grad_()
+    layer(point).sum().backward()
+    assert point.grad is not None and layer.weight.grad is not None
 
 
 def test_equalised_rate_keeps_the_variance() -> None:

@@ -28,10 +28,23 @@ class EqualConv(nn.Module):
         self.weight = nn.Parameter(torch.randn(outputs, inputs, side, side))
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.scale = gain / math.sqrt(inputs * side * side)
+        self._kept: tuple[tuple[int, int], Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, inputs, H, W) to (N, outputs, H, W)."""
-        return F.conv2d(x, self.weight * self.scale, self.bias, padding=self.weight.shape[-1] // 2)
+        return F.conv2d(x, self.kernel(), self.bias, padding=self.weight.shape[-1] // 2)
+
+    def kernel(self) -> Tensor:
+        """Return the kernel as it is used; while nothing is learnt it is kept until the weights change."""
+        if torch.is_grad_enabled() or self.weight.is_inference():  # the latter have no version
+            return self._kernel()
+        state = self.weight._version, self.weight.data_ptr()
+        if self._kept is None or self._kept[0] != state:
+            self._kept = state, self._kernel()
+        return self._kept[1]
+
+    def _kernel(self) -> Tensor:
+        return self.weight * self.scale
 
 
 class UpConv(EqualConv):
@@ -49,7 +62,7 @@ class UpConv(EqualConv):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, inputs, H, W) to (N, outputs, 2 H, 2 W)."""
         (count, _, height, width), outputs = x.shape, len(self.bias)
-        found = F.conv2d(x, phases(self.weight * self.scale), self.bias.repeat(4), padding=1)
+        found = F.conv2d(x, self.kernel(), self.bias.repeat(4), padding=1)
         channels_last = found.is_contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if channels_last else torch.contiguous_format
         out = torch.empty(
@@ -60,6 +73,9 @@ class UpConv(EqualConv):
             row, column = divmod(place, 2)
             out[:, :, row::2, column::2] = part[:, :, row : row + height, column : column + width]
         return out
+
+    def _kernel(self) -> Tensor:
+        return phases(self.weight * self.scale).contiguous(memory_format=torch.channels_last)
 
 
 def phases(weight: Tensor) -> Tensor:
