@@ -62,7 +62,15 @@ def test_beers_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"widths": ()}, {"latent": 0}, {"fade": 1.5}, {"budget": -1}, {"contrasts": ("t3",)}]
+    "wrong",
+    [
+        {"widths": ()},
+        {"latent": 0},
+        {"fade": 1.5},
+        {"budget": -1},
+        {"generator_rate": 0.0},
+        {"contrasts": ("t3",)},
+    ],
 )
 def test_impossible_settings_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match="must be"):

@@ -168,7 +168,7 @@ def warnings(scores: dict[str, float]) -> list[str]:
     if scores["diversity"] < ALIKE:
         found.append(
             f"what is drawn grows alike: it differs {scores['diversity']:.2f} times as much as real pictures "
-            "do (mode collapse). Lower --model.lr, or raise --loop.batch"
+            "do (mode collapse). Lower --model.generator-rate, or raise --loop.batch"
         )
     if scores.get("overfit", 0.0) > BY_HEART:
         found.append(

@@ -110,7 +110,7 @@ PRESETS: dict[str, dict[str, tuple[str, AnyConfig]]] = {
         ),
         "small": (
             "128 px photographs with vessels, for a first look on a CPU",
-            PGGANConfig(widths=(64, 64, 64, 64, 48, 32), mirror=True),
+            PGGANConfig(widths=(64, 64, 64, 64, 48, 32), mirror=True, generator_rate=0.3),
         ),
     },
     "encoder": {
