@@ -37,6 +37,7 @@ import tyro
 from tyro.conf import Positional
 
 from corruptions import FRESH, HARMLESS, SEEN, STRENGTHS, UNSEEN, Photograph, corrupt
+from fundusforge import weights
 from fundusforge.annotate.segmenter import Segmenter, detect_field
 from fundusforge.cli.fitting import spread
 from fundusforge.evaluate.extractors import load_encoder
@@ -99,7 +100,7 @@ def held_out(records: Sequence[Record], splits: Sequence[Split]) -> list[Record]
 
 def photographs(rows: Sequence[tuple[Path, Record]]) -> list[Photograph]:
     """Read photographs, their fields of view and their vessels."""
-    segmenter = Segmenter.load()
+    segmenter = Segmenter.load(weights.judge("vessels"))
     found = []
     for folder, record in rows:
         image = read_image(folder / record.image)

@@ -27,7 +27,7 @@ from fundusforge.images import read_image, read_mask
 from fundusforge.records import Split, read_folder
 from fundusforge.severity import LESIONS
 
-SHORT = dict(zip(LESIONS, ("ma", "he", "ex", "se"), strict=True))
+SHORT: dict[str, str] = dict(zip(LESIONS, ("ma", "he", "ex", "se"), strict=True))
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class Score:
     """The figures' names; lesions are called ma, he, ex, se."""
     tta: bool | None = None
     """Average over mirror images, or not; as the model was configured if left out."""
+    unseen: bool = False
+    """Leave out patients whom the model was trained on, instead of refusing the folder."""
     seed: int = 0
     """Seed of the bootstrap."""
 
@@ -59,6 +61,8 @@ def main(c: Score) -> None:
     masks = LESIONS if c.masks == ("lesions",) else c.masks
     segmenter = Segmenter.load(None if c.model == "embedded" else Path(c.model), masks=masks, tta=c.tta)
     records = [record for record in read_folder(c.folder, splits=c.splits) if set(masks) & set(record.masks)]
+    if c.unseen:
+        records = [r for r in records if not segmenter.patients & known_patients([r.patient])]
     if segmenter.patients & known_patients(record.patient for record in records):
         raise SystemExit(f"{c.model} was trained on patients of {c.folder}: name other splits")
     rows: dict[str, list[tuple[str, Tally]]] = {name: [] for name in masks}

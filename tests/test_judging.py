@@ -27,7 +27,7 @@ QUICK = (
 
 
 def embedded(mask: str) -> Path:
-    return weights.default("unet", masks=(mask,))
+    return weights.judge(mask)
 
 
 @pytest.mark.parametrize("mask", ["vessels", "disc"])

@@ -1,12 +1,13 @@
 """The embedded weights: each with its card, small, safe to open, and trained on data whose terms allow it."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from fundusforge.records import DatasetError
 from fundusforge.severity import LESIONS
-from fundusforge.weights import FOLDER, catalogue, default, name_of, read_metadata
+from fundusforge.weights import FOLDER, catalogue, default, judge, name_of, read_metadata
 
 EMBEDDED = sorted(FOLDER.glob("*.safetensors"))
 LIMITS = {"unet": 3 * 2**20, "pix2pix": 16 * 2**20, "selfsupervised": 6 * 2**20, "classifier": 6 * 2**20}
@@ -33,6 +34,15 @@ def test_a_structure_chooses_its_model(masks: tuple[str, ...]) -> None:
     assert next(one for one in catalogue() if one.path == default("unet", masks=masks)).masks == masks
     with pytest.raises(DatasetError, match="no embedded unet model for vessels and disc"):
         default("unet", masks=["vessels", "disc"])
+
+
+def test_the_judge_of_vessels_is_not_the_annotator() -> None:
+    """It shares no patient with the embedded generator; a structure with one model has one for both."""
+    judge_patients = set(json.loads(read_metadata(judge("vessels"))["patients"]))
+    painter = set(json.loads(read_metadata(default("pix2pix"))["patients"]))
+    assert judge_patients and painter and not judge_patients & painter
+    assert judge("vessels") != default("unet")
+    assert judge("disc") == default("unet", masks=("disc",))
 
 
 def test_absent_and_broken_weights_are_named(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def quick_judge(path: Path | None, *, device: str = "auto") -> Judge | None:
         one.family == "unet" and "vessels" in one.masks for one in weights.catalogue()
     ):
         return None
-    segmenter = Segmenter.load(path, device=device)
+    segmenter = Segmenter.load(path or weights.judge("vessels"), device=device)
     scale = READING / segmenter.config.diameter
     small = replace(
         segmenter,

@@ -43,7 +43,7 @@ def judge(
     embedded = any(one.family == "unet" and mask in one.masks for one in weights.catalogue())
     if path == NONE or (path is None and not embedded):
         return None
-    segmenter = Segmenter.load(path, masks=(mask,), device=device)
+    segmenter = Segmenter.load(path or weights.judge(mask), masks=(mask,), device=device)
     if mask not in segmenter.config.masks:
         raise DatasetError(f"{path}: finds {', '.join(segmenter.config.masks)}, not {mask}")
     return Judge(

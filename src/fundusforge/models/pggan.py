@@ -75,8 +75,8 @@ class PGGANConfig:
     lr: float = 1e-3
     """Learning rate of Adam."""
     generator_rate: float = 1.0
-    """Learning rate of the generator over that of the discriminator. Below 1 (Heusel et al. 2017) it no longer
-    runs ahead of a discriminator that has seen little."""
+    """Learning rate of the generator over that of the discriminator. Below 1 (Heusel et al. 2017) it does not
+    run ahead of a discriminator that has seen little."""
 
     def __post_init__(self) -> None:
         """Refuse unknown masks and contrasts, and a schedule that cannot be.

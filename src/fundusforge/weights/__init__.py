@@ -94,6 +94,20 @@ def name_of(path: Path) -> str:
     return f"{path.stem if own else path.resolve().parent.name}-{sha256(path)[:12]}"
 
 
+JUDGES = {"vessels": "vessels-unet"}
+"""Segmenters that judge synthetic images where a better annotator, of more data, might have seen too much."""
+
+
+def judge(mask: str, *, folder: Path = FOLDER) -> Path:
+    """Return the embedded segmenter of a structure that shares no patient with the embedded generator.
+
+    Raises:
+        DatasetError: There is none.
+    """
+    path = folder / f"{JUDGES.get(mask, '')}.safetensors"
+    return path if path.exists() else default("unet", masks=(mask,), folder=folder)
+
+
 def default(family: str, *, masks: Sequence[str] = ("vessels",), folder: Path = FOLDER) -> Path:
     """Return the embedded weights of a family that know all of these masks; the first by name of several.
 
