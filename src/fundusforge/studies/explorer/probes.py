@@ -70,7 +70,7 @@ def probe(latents: Latents, labels: Sequence[str], patients: Sequence[str], *, s
     model: Any = make_pipeline(StandardScaler(), LogisticRegression(C=_PENALTY, max_iter=2000))
     folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
     named = cross_val_predict(model, latents, names, groups=list(patients), cv=folds)
-    right = (named == names).astype(float)
+    right = np.equal(named, names).astype(float)
 
     def accuracy(weights: Sequence[Weights]) -> float | None:
         total = float(weights[0].sum())
