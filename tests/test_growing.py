@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from fundusforge.cli import main
-from fundusforge.cli.drawing import budgeted, health, spread, warnings
+from fundusforge.cli.drawing import budgeted, drawing_judge, health, quality, spread, warnings
+from fundusforge.cli.fitting import located
 from fundusforge.models.pggan import Generator, PGGANConfig, Reader, Stage
 from fundusforge.records import DatasetError, read_folder
 from fundusforge.training import checkpoint
@@ -87,6 +88,27 @@ def test_the_budget_is_the_length() -> None:
     assert budgeted(SMALL, LoopConfig(stop_after="5min")).budget == 120
     with pytest.raises(DatasetError, match="must be in images"):
         budgeted(plain, LoopConfig(stop_after="5min"))
+
+
+def test_the_best_state_is_one_of_the_largest_size() -> None:
+    """A blurred small picture may be nearer to photographs than a sharp large one that is still noisy."""
+    order = [(3, -0.2), (3, 0.0), (3, 4.0), (3, 1e7), (3, 3e7), (2, -0.2), (2, 5.0), (0, 0.0)]
+    scores = [quality(distance, level) for level, distance in order]
+    assert scores == sorted(scores, reverse=True) and len(set(scores)) == len(scores)
+
+
+def test_few_photographs_are_watched_where_batches_halve(drawn_folder: Callable[..., Path]) -> None:
+    """An odd number of them is no batch that could be halved; those without the masks are not watched."""
+    config = PGGANConfig(widths=(2,) * 8, latent=4, budget=8000)
+    assert config.build().view.halved_from is not None
+    folder = drawn_folder(3, size=32)
+    records = [located(record, folder) for record in read_folder(folder)]
+    bare = [replace(record, masks={}) for record in records]
+    found = drawing_judge(config, [*records, *bare], [])
+    assert found is not None and found.score is None
+    scores = found.judge(config.build().nets.eval())
+    assert set(scores) == {"diversity", "slope"}
+    assert drawing_judge(config, bare, []) is None
 
 
 # ---- the watch ---------------------------------------------------------------------------------------------

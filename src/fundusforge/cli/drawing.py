@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -62,8 +61,9 @@ def drawing_judge(
     """Watch a generator of photographs or contrasts, and judge photographs by their features.
 
     `distance` is the kernel distance of drawn photographs to those of split `val`, by the embedded features
-    of the retina; the state with the lowest is kept as the best (`quality` is its negative). The rest is
-    `health`. A training that is about to fail is warned of, on standard error, with the setting to change.
+    of the retina; of the states that draw the largest pictures that with the lowest is kept as the best
+    (`quality`). The rest is `health`. A training that is about to fail is warned of, on standard error, with
+    the setting to change.
     """
     seen, unseen = (_pictures(config, records) for records in (learnt, judged))
     if seen is None:
@@ -77,10 +77,15 @@ def drawing_judge(
             say(f"warning: {warning}")
         if compare is not None:
             scores["distance"] = compare.distance(Drawer(generator=generator))
-            scores["quality"] = -scores["distance"]
+            scores["quality"] = quality(scores["distance"], generator.stage.level)
         return scores
 
     return Validation(judge=judge, score="quality" if compare else None)
+
+
+def quality(distance: float, level: int) -> float:
+    """Return a score that prefers the larger picture, and of the same size the smaller distance."""
+    return 2 * level - distance / (1 + abs(distance))
 
 
 def conclude(run: Path, config: PGGANConfig, judged: Sequence[Record]) -> dict[str, float]:
@@ -111,14 +116,16 @@ class _Comparison:
 
 
 def _pictures(config: PGGANConfig, records: Sequence[Record]) -> Tensor | None:
-    """Up to `WATCHED` records as the discriminator sees them at full size; None if none has the masks."""
-    view = replace(config.build().view, augment="none")
-    places = np.unique(np.linspace(0, max(0, len(records) - 1), WATCHED).astype(int))
-    try:
-        batches = Batches(Path("/"), records, view, batch=min(len(places), len(records)) or 1, seed=1)
-    except DatasetError:
+    """Up to `WATCHED` records as the discriminator sees them at full size; None if none has what is drawn."""
+    fit = [
+        record
+        for record in records
+        if set(config.masks) <= record.masks.keys() and set(config.contrasts) <= record.contrasts.keys()
+    ]
+    if not fit:
         return None
-    return stacked(batches.load(0))
+    view = replace(config.build().view, augment="none", halved_from=None)
+    return stacked(Batches(Path("/"), fit, view, batch=min(WATCHED, len(fit)), seed=1).load(0))
 
 
 @torch.no_grad()
