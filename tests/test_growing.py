@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -17,8 +18,10 @@ from torch import Tensor, nn
 from fundusforge.cli import main
 from fundusforge.cli.drawing import budgeted, drawing_judge, health, quality, spread, warnings
 from fundusforge.cli.fitting import located
+from fundusforge.images import read_image
 from fundusforge.models.pggan import Generator, PGGANConfig, Reader, Stage
 from fundusforge.records import DatasetError, read_folder
+from fundusforge.sample.latents import Drawer
 from fundusforge.training import checkpoint
 from fundusforge.training.run import LoopConfig
 
@@ -88,6 +91,24 @@ def test_the_budget_is_the_length() -> None:
     assert budgeted(SMALL, LoopConfig(stop_after="5min")).budget == 120
     with pytest.raises(DatasetError, match="must be in images"):
         budgeted(plain, LoopConfig(stop_after="5min"))
+
+
+def test_with_and_without_masks(
+    drawn_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    """The example trains both on the same photographs and lays their images out in two rows."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "examples")
+    example = importlib.import_module("with_and_without_masks")
+    folder = drawn_folder(10, size=32)
+    settings = {"stop_after": "64img", "widths": (8, 8, 8), "images": 3, "threads": 1}
+    example.main(example.Compare(folders=(folder,), out=tmp_path, **settings))
+    shown = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(shown["distance"]) == {"with", "without"}
+    masks = [Drawer.load(tmp_path / name, device="cpu").config.masks for name in ("with", "without")]
+    assert masks == [("vessels",), ()]
+    height, width, _ = read_image(tmp_path / "figure3.png").shape
+    assert height < width and height > 2 * 16
 
 
 def test_the_best_state_is_one_of_the_largest_size() -> None:
