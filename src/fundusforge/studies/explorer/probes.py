@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fundusforge.evaluate.statistics import Interval, Weights, bootstrap
+from fundusforge.evaluate.statistics import Interval, bootstrap, weighted_mean
 from fundusforge.sample.latents import Latents
 
 FEWEST = 5
@@ -69,12 +69,8 @@ def probe(latents: Latents, labels: Sequence[str], patients: Sequence[str], *, s
         return None
     model: Any = make_pipeline(StandardScaler(), LogisticRegression(C=_PENALTY, max_iter=2000))
     folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
-    named = cross_val_predict(model, latents, names, groups=list(patients), cv=folds)
-    right = np.equal(named, names).astype(float)
-
-    def accuracy(weights: Sequence[Weights]) -> float | None:
-        total = float(weights[0].sum())
-        return float(weights[0] @ right) / total if total else None
+    named: Any = cross_val_predict(model, latents, names, groups=list(patients), cv=folds)
+    right: NDArray[np.float64] = (named == names).astype(np.float64)
 
     direction = None
     if len(classes) == 2:
@@ -83,7 +79,7 @@ def probe(latents: Latents, labels: Sequence[str], patients: Sequence[str], *, s
         direction = (slope / np.linalg.norm(slope)).astype(np.float32)
     return Probe(
         accuracy=float(right.mean()),
-        interval=bootstrap(accuracy, list(patients), seed=seed),
+        interval=bootstrap(lambda weights: weighted_mean(right, weights[0]), list(patients), seed=seed),
         chance=float(counts.max() / counts.sum()),
         n=len(names),
         classes=tuple(str(c) for c in classes),
