@@ -52,3 +52,12 @@ def test_idrid_holds_three_pairs(data_root):
     names = [name for pair in pairs for name in pair]
     prints = [printed(items[f"grading_train_{name}"].load()) for name in names]
     assert find_duplicates(prints, **LIMITS) == {1: 0, 3: 2, 5: 4}
+
+
+def test_slices_of_one_scan_are_copies_only_with_the_same_pixels(fundus):
+    original = fundus(400, seed=3)["image"]
+    brighter = np.clip(original * 1.1 + 4 * (original > 0), 0, 255).astype(np.uint8)
+    slices = [printed(image) for image in (original, brighter, original)]
+    assert find_duplicates(slices, **LIMITS, scans=["a", "a", "a"]) == {2: 0}
+    assert find_duplicates(slices, **LIMITS, scans=["a", "b", "a"]) == {1: 0, 2: 0}
+    assert find_duplicates(slices, **LIMITS, scans=[None, None, None]) == {1: 0, 2: 0}

@@ -67,20 +67,31 @@ def print_of(image: Image, field_of_view: Grey) -> Print:
     )
 
 
-def find_duplicates(prints: Sequence[Print], *, distance: int, correlation: float) -> dict[int, int]:
+def find_duplicates(
+    prints: Sequence[Print],
+    *,
+    distance: int,
+    correlation: float,
+    scans: Sequence[str | None] | None = None,
+) -> dict[int, int]:
     """Return, for every picture that shows what an earlier one shows, the place of the first of them.
 
     Args:
         prints: One for each picture, in order.
         distance: Most bits of 256 in which the hashes of two copies differ.
         correlation: Least correlation of the small pictures of two copies.
+        scans: For each picture the scan that it is a slice of, or None. Neighbouring slices are alike by
+            nature, so two of one scan are copies only if their pixels are the same.
     """
+    scan = scans or [None] * len(prints)
     first: dict[int, int] = {}
     seen: dict[str, int] = {}
     for place, found in enumerate(prints):
         if (earlier := seen.setdefault(found.digest, place)) != place:
             first[place] = earlier
     for earlier, later in _near(prints, distance):
+        if scan[earlier] is not None and scan[earlier] == scan[later]:
+            continue
         if float(prints[earlier].detail() @ prints[later].detail()) >= correlation:
             a, b = _root(first, earlier), _root(first, later)
             if a != b:

@@ -272,6 +272,7 @@ def _finish(
         [Print(**entry["print"]) for entry in passed],
         distance=config.duplicate_distance,
         correlation=config.duplicate_correlation,
+        scans=[record.patient if record.contrasts else None for record in records],
     )
     together = [(records[copy].patient, records[first].patient) for copy, first in copies.items()]
     if config.duplicates == "first":
