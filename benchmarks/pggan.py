@@ -103,13 +103,13 @@ def zoo(net: Generator, checkout: Path) -> Forward:
 def build(name: str, checkout: Path | None) -> tuple[Generator, Forward, Tensor]:
     """Return our side, the peer and a batch of latents."""
     torch.manual_seed(0)
-    with torch.inference_mode(mode=False):
+    with torch.inference_mode(mode=False):  # weights like those that a user loads
         net = Generator(CASES[name][0]).eval().requires_grad_(False)
-    for parameter in net.parameters():
-        if parameter.ndim == 1:
-            torch.nn.init.normal_(parameter, std=0.1)
-    peer = zoo(net, checkout) if checkout else literal(net)
-    return net.to(memory_format=torch.channels_last), peer, torch.randn(BATCH, net.config.latent)
+        for parameter in net.parameters():
+            if parameter.ndim == 1:
+                torch.nn.init.normal_(parameter, std=0.1)
+        peer = zoo(net, checkout) if checkout else literal(net)
+        return net.to(memory_format=torch.channels_last), peer, torch.randn(BATCH, net.config.latent)
 
 
 def peak(name: str, side: str, options: argparse.Namespace) -> float:
