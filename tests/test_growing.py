@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from fundusforge.cli import main
-from fundusforge.cli.drawing import budgeted, drawing_judge, health, quality, spread, warnings
+from fundusforge.cli.drawing import Watched, budgeted, drawing_judge, health, quality, spread, warnings
 from fundusforge.cli.fitting import located
 from fundusforge.images import read_image
-from fundusforge.models.pggan import Generator, PGGANConfig, Reader, Stage
+from fundusforge.models.growing import Stage
+from fundusforge.models.pggan import PGGAN, Generator, PGGANConfig, Reader
+from fundusforge.models.stylegan import StyleGANConfig
 from fundusforge.records import DatasetError, read_folder
 from fundusforge.sample.latents import Drawer
 from fundusforge.training import checkpoint
@@ -125,11 +127,12 @@ def test_few_photographs_are_watched_where_batches_halve(drawn_folder: Callable[
     folder = drawn_folder(3, size=32)
     records = [located(record, folder) for record in read_folder(folder)]
     bare = [replace(record, masks={}) for record in records]
-    found = drawing_judge(config, [*records, *bare], [])
+    recipe = config.build()
+    found = drawing_judge(recipe, [*records, *bare], [])
     assert found is not None and found.score is None
-    scores = found.judge(config.build().nets.eval())
+    scores = found.judge(recipe.nets.eval())
     assert set(scores) == {"diversity", "slope"}
-    assert drawing_judge(config, bare, []) is None
+    assert drawing_judge(recipe, bare, []) is None
 
 
 # ---- the watch ---------------------------------------------------------------------------------------------
@@ -151,46 +154,55 @@ class Opinion(nn.Module):
         return found - 1e3 * alike
 
 
+def thinking(opinion: Opinion) -> PGGAN:
+    """A recipe with this discriminator."""
+    recipe = SMALL.build()
+    recipe.nets["discriminator"] = opinion
+    return recipe
+
+
 @pytest.fixture
-def watched() -> tuple[Generator, Tensor, Tensor]:
+def watched() -> tuple[Generator, Watched, Watched]:
     torch.manual_seed(0)
     generator = Generator(SMALL)
     generator.seen.fill_(120)
     seen = torch.rand(12, 4, 16, 16) + torch.randn(12, 4, 1, 1)
-    return generator, seen, seen.flip(-1)
+    return generator, Watched(seen), Watched(seen.flip(-1))
 
 
-def test_a_healthy_training_is_not_warned_of(watched: tuple[Generator, Tensor, Tensor]) -> None:
+def test_a_healthy_training_is_not_warned_of(watched: tuple[Generator, Watched, Watched]) -> None:
     generator, seen, unseen = watched
-    found = health(generator, Opinion(1 / 32), seen, unseen)
+    found = health(thinking(Opinion(1 / 32)), generator, seen, unseen)
     assert found["slope"] == pytest.approx(1.0, rel=1e-3)
     assert found["overfit"] == pytest.approx(0.0, abs=1e-3)
     with torch.no_grad():
         drawn = generator(torch.randn(12, 6, generator=torch.Generator().manual_seed(1)))
-    assert found["diversity"] == pytest.approx(spread(drawn) / spread(seen), rel=1e-3)
-    assert warnings(found | {"diversity": 0.9}) == []
+    assert found["diversity"] == pytest.approx(spread(drawn) / spread(seen.pictures), rel=1e-3)
+    assert warnings(found | {"diversity": 0.9}, SMALL) == []
 
 
-def test_what_goes_wrong_is_named(watched: tuple[Generator, Tensor, Tensor]) -> None:
+def test_what_goes_wrong_is_named(watched: tuple[Generator, Watched, Watched]) -> None:
     generator, seen, unseen = watched
     nn.init.zeros_(generator.first.weight)  # every vector gives the same image
-    found = health(generator, Opinion(1 / 4, hated=unseen), seen, unseen)
+    found = health(thinking(Opinion(1 / 4, hated=unseen.pictures)), generator, seen, unseen)
     assert found["diversity"] == pytest.approx(0.0, abs=1e-6)
     assert found["slope"] == pytest.approx(8.0, rel=1e-3)
-    collapse, by_heart, diverging = warnings(found | {"overfit": max(found["overfit"], 0.9)})
+    collapse, by_heart, diverging = warnings(found | {"overfit": max(found["overfit"], 0.9)}, SMALL)
     assert "mode collapse" in collapse and "--loop.batch" in collapse
     assert "by heart" in by_heart and "--model.mirror" in by_heart
     assert "diverges" in diverging and "--model.lr" in diverging
-    assert len(warnings({"diversity": 1.0, "slope": float("nan")})) == 1
+    (by_style,) = warnings({"diversity": 0.1}, StyleGANConfig())
+    assert "mode collapse" in by_style and "--model.gamma" in by_style
+    assert len(warnings({"diversity": 1.0, "slope": float("nan")}, SMALL)) == 1
 
 
-def test_overfitting_is_seen(watched: tuple[Generator, Tensor, Tensor]) -> None:
+def test_overfitting_is_seen(watched: tuple[Generator, Watched, Watched]) -> None:
     """Of photographs alike in every way but that the discriminator knows some of them."""
     generator, seen, unseen = watched
-    bright = seen + 5 - seen.mean()  # real pictures are liked more than drawn ones
-    dim = unseen + 5 - unseen.mean()
+    bright = Watched(seen.pictures + 5 - seen.pictures.mean())  # real pictures are liked more than drawn ones
+    dim = Watched(unseen.pictures + 5 - unseen.pictures.mean())
     with torch.no_grad():
-        fair = health(generator, Opinion(1 / 32), bright, dim)["overfit"]
-        unfair = health(generator, Opinion(1 / 32, hated=dim), bright, dim)["overfit"]
+        fair = health(thinking(Opinion(1 / 32)), generator, bright, dim)["overfit"]
+        unfair = health(thinking(Opinion(1 / 32, hated=dim.pictures)), generator, bright, dim)["overfit"]
     assert abs(fair) < 0.01 < 0.5 < unfair
-    assert isinstance(Reader(4, (8, 8, 8), 1, deviation=True)(bright, generator.stage), Tensor)
+    assert isinstance(Reader(4, (8, 8, 8), 1, deviation=True)(bright.pictures, generator.stage), Tensor)

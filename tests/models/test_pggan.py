@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from fundusforge.models import PRESETS
 from fundusforge.models.equalized import EqualConv, UpConv, minibatch_deviation, pixel_norm
-from fundusforge.models.pggan import PGGAN, Generator, PGGANConfig, Reader, Stage, at_stage, stacked
+from fundusforge.models.growing import Stage, at_stage, stacked
+from fundusforge.models.pggan import PGGAN, Generator, PGGANConfig, Reader
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -34,7 +35,7 @@ def batch_of(c: PGGANConfig, n: int = 8) -> dict[str, Tensor]:
 
 
 def test_levels_share_the_budget_and_fade_over_their_first_half() -> None:
-    assert SMALL.starts() == [0, 200, 400, 600, 800]
+    assert SMALL.growth.starts() == [0, 200, 400, 600, 800]
     assert [SMALL.stage(n) for n in (0, 199, 200, 250, 300, 399, 400, 799, 800, 10**9)] == [
         Stage(0, 1.0), Stage(0, 1.0), Stage(1, 0.0), Stage(1, 0.5), Stage(1, 1.0), Stage(1, 1.0),
         Stage(2, 0.0), Stage(3, 1.0), Stage(3, 1.0), Stage(3, 1.0),
@@ -45,7 +46,7 @@ def test_levels_share_the_budget_and_fade_over_their_first_half() -> None:
 def test_beers_numbers() -> None:
     """40,000 batches of 16 at each of seven levels, and of 8 at 512 px; 128, 64 and 16 filters."""
     beers = replace(PRESETS["pggan"]["beers"][1], budget=4_800_000)
-    starts = beers.starts()
+    starts = beers.growth.starts()
     lengths = [b - a for a, b in itertools.pairwise(starts)]
     assert lengths[:7] == [40_000 * 16] * 7
     assert lengths[7] == 40_000 * 8

@@ -10,11 +10,14 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
+from fundusforge.cli import main
 from fundusforge.config import to_json
 from fundusforge.images import read_contrast, read_image, read_mask
 from fundusforge.models import ModelConfig
 from fundusforge.models.pggan import Generator, PGGANConfig
 from fundusforge.models.recipe import CONTRAST_UNIT
+from fundusforge.models.stylegan import StyleGANConfig
+from fundusforge.models.styles import Generator as Styled
 from fundusforge.records import DatasetError, read_folder
 from fundusforge.sample.drawing import draw
 from fundusforge.sample.latents import Drawer
@@ -46,6 +49,32 @@ def run_of(config: PGGANConfig, folder: Path, *, seen: int = 10**6) -> Path:
 @pytest.fixture(scope="module")
 def drawer(tmp_path_factory: pytest.TempPathFactory) -> Drawer:
     return Drawer.load(run_of(EYES, tmp_path_factory.mktemp("drawer") / "run"), device="cpu")
+
+
+def test_what_is_asked_for_is_drawn_and_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    c = StyleGANConfig(widths=(8, 8, 8), latent=6, style=6, classes=("grade", "laser_marks"))
+    torch.manual_seed(1)
+    save_model(
+        tmp_path / "a.safetensors",
+        torch.nn.ModuleDict({"generator": Styled(c)}),
+        config_json=to_json(c, kind=ModelConfig),
+        clock=Clock(),
+        extra={"asked": [c.condition(0, ()), c.condition(2, ("laser_marks",))]},
+    )
+    model = str(tmp_path / "a.safetensors")
+    assert main(["sample", model, "-n", "6", "--out", str(tmp_path / "all"), "--quiet"]) == 0
+    drawn = {(record.grade, record.labels) for record in read_folder(tmp_path / "all")}
+    assert drawn == {(0, ()), (2, ("laser",))}
+    words = ["sample", model, "-n", "3", "--quiet", "--out"]
+    asked = ["--grade", "4", "--finding", "laser_marks", "--truncation", "0.5"]
+    assert main([*words, str(tmp_path / "four"), *asked]) == 0
+    four = read_folder(tmp_path / "four")
+    assert {(record.grade, record.labels) for record in four} == {(4, ("laser",))}
+    assert contents(tmp_path / "all")["images/000000.png"] != contents(tmp_path / "four")["images/000000.png"]
+    for wrong in (["--grade", "5"], ["--finding", "cataract"], ["--truncation", "0"]):
+        assert main([*words, str(tmp_path / "none"), *wrong]) == 2
+        assert wrong[0] in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 def contents(folder: Path) -> dict[str, bytes]:

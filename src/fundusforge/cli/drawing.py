@@ -1,12 +1,13 @@
-"""What `fundusforge train` adds for a progressive GAN (its budget, judge, warnings) and for its encoder."""
+"""What `fundusforge train` adds for GANs that draw from vectors (budget, judge, warnings) and encoders."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,48 +17,51 @@ from fundusforge.evaluate.extractors import load_extractor
 from fundusforge.evaluate.features import Extractor, Features
 from fundusforge.evaluate.kernel import kernel_distance
 from fundusforge.images import Image, read_image
-from fundusforge.models import ModelConfig
+from fundusforge.models import ModelConfig, pggan, stylegan
 from fundusforge.models.encoder import EncoderConfig
-from fundusforge.models.equalized import pixel_norm
-from fundusforge.models.pggan import Generator, PGGANConfig, Reader, at_stage, stacked
+from fundusforge.models.growing import at_stage, stacked
+from fundusforge.models.pggan import PGGAN, PGGANConfig
 from fundusforge.models.recipe import Recipe
+from fundusforge.models.stylegan import StyleGAN, StyleGANConfig
 from fundusforge.records import DatasetError, Record
 from fundusforge.sample.latents import Drawer
 from fundusforge.training import parallel
-from fundusforge.training.batches import Batches
+from fundusforge.training.batches import Batches, finding
 from fundusforge.training.checkpoint import annotate_metadata, model_file
 from fundusforge.training.draws import Draws
 from fundusforge.training.loop import Validation, train
 from fundusforge.training.run import LoopConfig, parse_budget
 
+Config = PGGANConfig | StyleGANConfig
+Drawing = PGGAN | StyleGAN
 WATCHED = 32
 """Pictures of each kind (of training, of validation, drawn) on which a training is watched."""
+TABLE = 200
+"""Training pictures of which a model keeps what they show, so that as much can be asked of it."""
 JUDGED = 64
 """Drawn pictures that are compared with those of validation."""
 ALIKE, BY_HEART, STEEP = 0.5, 0.5, 3.0
 """Limits of `diversity` (below), `overfit` and `slope` (above) at which a training is warned of."""
 
 
-def budgeted(config: PGGANConfig, loop: LoopConfig) -> PGGANConfig:
-    """Return the configuration with its budget: its own, or the loop's length.
+def budgeted(config: Config, loop: LoopConfig) -> Config:
+    """Return the configuration with its budget, where it grows: its own, or the loop's length.
 
     Raises:
         DatasetError: The length is a time, by which growing cannot be planned.
     """
-    if config.budget:
+    if config.budget or (isinstance(config, StyleGANConfig) and config.generation == 2):
         return config
     images = parse_budget(loop.stop_after).images
     if images is None:
         raise DatasetError(
-            f"stop after {loop.stop_after}: a progressive GAN grows by the images it has seen, so its length "
+            f"stop after {loop.stop_after}: this GAN grows by the images it has seen, so its length "
             "must be in images (--stop-after 200000img), or --model.budget must say when it is grown"
         )
     return replace(config, budget=images)
 
 
-def drawing_judge(
-    config: PGGANConfig, learnt: Sequence[Record], judged: Sequence[Record]
-) -> Validation | None:
+def drawing_judge(recipe: Drawing, learnt: Sequence[Record], judged: Sequence[Record]) -> Validation | None:
     """Watch a generator of photographs or contrasts, and judge photographs by their features.
 
     `distance` is the kernel distance of drawn photographs to those of split `val`, by the embedded features
@@ -65,22 +69,36 @@ def drawing_judge(
     (`quality`). The rest is `health`. A training that is about to fail is warned of, on standard error, with
     the setting to change.
     """
-    seen, unseen = (_pictures(config, records) for records in (learnt, judged))
+    config = recipe.config
+    seen, unseen = (_watched(recipe, records) for records in (learnt, judged))
     if seen is None:
         return None
-    compare = _Comparison.of(config, judged)
+    compare, asked = _Comparison.of(config, judged), asked_of(recipe, learnt)
 
     def judge(nets: nn.ModuleDict) -> dict[str, float]:
-        generator = cast(Generator, nets["generator"])
-        scores = health(generator, cast(Reader, nets["discriminator"]), seen, unseen)
-        for warning in warnings(scores):
+        generator = cast(pggan.Generator | stylegan.Generator, nets["generator"])
+        scores = health(recipe, generator, seen, unseen)
+        for warning in warnings(scores, config):
             say(f"warning: {warning}")
         if compare is not None:
-            scores["distance"] = compare.distance(Drawer(generator=generator))
+            scores["distance"] = compare.distance(Drawer.of(generator, asked=asked))
             scores["quality"] = quality(scores["distance"], generator.stage.level)
         return scores
 
     return Validation(judge=judge, score="quality" if compare else None)
+
+
+def asked_of(recipe: Drawing, learnt: Sequence[Record]) -> list[list[float]]:
+    """Return what each training picture shows, as numbers of the condition, at most `TABLE` of them."""
+    if isinstance(recipe, PGGAN) or not recipe.config.classes:
+        return []
+    fit = _fit(recipe.config, learnt)
+    places = np.unique(np.linspace(0, len(fit) - 1, min(TABLE, len(fit))).round().astype(int))
+    rows: list[list[float]] = []
+    for record in (fit[place] for place in places):
+        there = [name for name in recipe.config.findings if finding(Path("/"), record, name) == 1]
+        rows.append([*recipe.config.condition(record.grade, there)])
+    return rows
 
 
 def quality(distance: float, level: int) -> float:
@@ -88,9 +106,13 @@ def quality(distance: float, level: int) -> float:
     return 2 * level - distance / (1 + abs(distance))
 
 
-def conclude(run: Path, config: PGGANConfig, judged: Sequence[Record]) -> dict[str, float]:
-    """Return the figures of the generator that a run released."""
-    compare = _Comparison.of(config, judged)
+def conclude(
+    run: Path, recipe: Drawing, learnt: Sequence[Record], judged: Sequence[Record]
+) -> dict[str, float]:
+    """Tell a generator that a run released what may be asked of it; return its figures."""
+    if rows := asked_of(recipe, learnt):
+        annotate_metadata(run, asked=rows)
+    compare = _Comparison.of(recipe.config, judged)
     return {"distance": compare.distance(Drawer.load(run))} if compare else {}
 
 
@@ -102,7 +124,7 @@ class _Comparison:
     real: Features
 
     @classmethod
-    def of(cls, config: PGGANConfig, judged: Sequence[Record]) -> _Comparison | None:
+    def of(cls, config: Config, judged: Sequence[Record]) -> _Comparison | None:
         """Read the photographs; None if contrasts are drawn, or there are fewer than two."""
         if config.contrasts or len(judged) < 2:
             return None
@@ -115,51 +137,76 @@ class _Comparison:
         return kernel_distance(self.extractor(drawn), self.real)
 
 
-def _pictures(config: PGGANConfig, records: Sequence[Record]) -> Tensor | None:
-    """Up to `WATCHED` records as the discriminator sees them at full size; None if none has what is drawn."""
-    fit = [
+def _fit(config: Config, records: Sequence[Record]) -> list[Record]:
+    """Return the records that have all that is drawn."""
+    return [
         record
         for record in records
         if set(config.masks) <= record.masks.keys() and set(config.contrasts) <= record.contrasts.keys()
     ]
+
+
+def _watched(recipe: Drawing, records: Sequence[Record]) -> Watched | None:
+    """Up to `WATCHED` records as the discriminator sees them at full size; None if none has what is drawn."""
+    fit = _fit(recipe.config, records)
     if not fit:
         return None
-    view = replace(config.build().view, augment="none", halved_from=None)
-    return stacked(Batches(Path("/"), fit, view, batch=min(WATCHED, len(fit)), seed=1).load(0))
+    view = replace(recipe.view, augment="none", halved_from=None)
+    batch = Batches(Path("/"), fit, view, batch=min(WATCHED, len(fit)), seed=1).load(0)
+    return Watched(stacked(batch), None if isinstance(recipe, PGGAN) else recipe.asked(batch))
+
+
+class Watched(NamedTuple):
+    """Pictures by which a training is watched."""
+
+    pictures: Tensor
+    """(N, channels, S, S) as `models.growing.stacked` gives them."""
+    asked: Tensor | None = None
+    """(N, conditions) what they show; None if nothing can be asked for."""
 
 
 @torch.no_grad()
 def health(
-    generator: Generator, discriminator: Reader, seen: Tensor, unseen: Tensor | None
+    recipe: Drawing, generator: pggan.Generator | stylegan.Generator, seen: Watched, unseen: Watched | None
 ) -> dict[str, float]:
     """Tell how a training fares.
 
     Args:
+        recipe: What is trained.
         generator: The averaged generator.
-        discriminator: The discriminator.
-        seen: (N, channels, S, S) pictures of training, as `models.pggan.stacked` gives them.
+        seen: Pictures of training.
         unseen: As many of validation, or None.
 
     Returns:
         `diversity`, the mean distance between two drawn pictures over that of two real ones (at most 32 px);
         `overfit`, how far the discriminator's opinion of unseen photographs lies from that of seen ones
-        towards that of drawn ones (0 to 1, where there are unseen ones); `slope`, the length of its gradient
-        between real and drawn pictures, which the penalty holds near 1.
+        towards that of drawn ones (0 to 1, where there are unseen ones); `slope`, of a progressive GAN, the
+        length of its gradient between real and drawn pictures, which the penalty holds near 1.
     """
     stage, device = generator.stage, generator.seen.device
     random = torch.Generator().manual_seed(1)
-    latents = torch.randn(len(seen), generator.config.latent, generator=random).to(device)
-    drawn = generator(latents, stage).float()
-    real = at_stage(seen.to(device), stage)
+    latents = torch.randn(len(seen.pictures), generator.config.latent, generator=random).to(device)
+    asked = None if seen.asked is None else seen.asked.to(device)
+
+    def opinion(pictures: Tensor, asked: Tensor | None) -> Tensor:
+        if isinstance(recipe, PGGAN):
+            return recipe.nets["discriminator"](pictures, stage)
+        return recipe.opinion(pictures, stage, asked)
+
+    drawn = generator.drawn(generator.codes(latents, asked)).float()
+    real = at_stage(seen.pictures.to(device), stage)
     found = {"diversity": spread(drawn) / max(spread(real), 1e-9)}
-    on_real, on_drawn = (float(discriminator(x, stage).mean()) for x in (real, drawn))
     if unseen is not None:
-        on_unseen = float(discriminator(at_stage(unseen.to(device), stage), stage).mean())
+        other = None if unseen.asked is None else unseen.asked.to(device)
+        on_real, on_drawn = (float(opinion(x, asked).mean()) for x in (real, drawn))
+        on_unseen = float(opinion(at_stage(unseen.pictures.to(device), stage), other).mean())
         gap = on_real - on_drawn
         found["overfit"] = (on_real - on_unseen) / gap if gap > 1e-6 else 0.0
+    if not isinstance(recipe, PGGAN):
+        return found
     with torch.enable_grad():
         between = torch.lerp(real, drawn, 0.5).requires_grad_(True)
-        slope = torch.autograd.grad(discriminator(between, stage).sum(), between)[0]
+        slope = torch.autograd.grad(opinion(between, asked).sum(), between)[0]
     return found | {"slope": float(slope.flatten(1).norm(dim=1).mean())}
 
 
@@ -169,21 +216,26 @@ def spread(pictures: Tensor) -> float:
     return float(torch.pdist(small).mean() / small.shape[1] ** 0.5) if len(small) > 1 else 0.0
 
 
-def warnings(scores: dict[str, float]) -> list[str]:
+def warnings(scores: dict[str, float], config: Config) -> list[str]:
     """Say what the figures of `health` warn of, and which setting to change."""
     found: list[str] = []
+    grown = isinstance(config, PGGANConfig)
     if scores["diversity"] < ALIKE:
+        remedy = "Lower --model.generator-rate, or raise --loop.batch" if grown else (
+            "Raise --model.gamma or --loop.batch, or lower --model.lr"
+        )  # fmt: skip
         found.append(
             f"what is drawn grows alike: it differs {scores['diversity']:.2f} times as much as real pictures "
-            "do (mode collapse). Lower --model.generator-rate, or raise --loop.batch"
+            f"do (mode collapse). {remedy}"
         )
     if scores.get("overfit", 0.0) > BY_HEART:
+        further = "" if grown else ", a smaller --model.adaptive-over"
         found.append(
             f"the discriminator knows the training pictures by heart ({scores['overfit']:.0%} of the way "
-            "from seen to drawn lies before unseen ones). Give more pictures, --model.mirror, narrower "
-            "--model.widths, or a shorter training"
+            f"from seen to drawn lies before unseen ones). Give more pictures, --model.mirror{further}, "
+            "narrower --model.widths, or a shorter training"
         )
-    if not scores["slope"] < STEEP:
+    if not scores.get("slope", 1.0) < STEEP:
         found.append(
             f"the discriminator's slope is {scores['slope']:.1f} and should be 1: the training diverges. "
             "Lower --model.lr"
@@ -229,15 +281,14 @@ def fit_encoder(
     torch.manual_seed(loop.seed)
     recipe = config.build()
     recipe.generator = drawer.generator
-    feed = Draws(
-        count=config.drawn.latent, batch=loop.batch, seed=loop.seed, rank=process.rank, world=process.world
-    )
-    unseen = next(Draws(count=config.drawn.latent, batch=JUDGED, seed=loop.seed + 1).starting_at(0))["draws"]
+    recipe.asked = torch.tensor(drawer.asked) if drawer.asked else None
+    count = recipe.view.draws
+    feed = Draws(count=count, batch=loop.batch, seed=loop.seed, rank=process.rank, world=process.world)
+    unseen = next(Draws(count=count, batch=JUDGED, seed=loop.seed + 1).starting_at(0))["draws"]
 
     def judge(nets: nn.ModuleDict) -> dict[str, float]:
-        latents = unseen.to(drawer.generator.seen.device)
-        found = nets["encoder"](recipe.pictures(latents), config.stage)
-        error = float((found - pixel_norm(latents.clone())).square().mean())
+        codes = recipe.codes(unseen.to(drawer.generator.seen.device))
+        error = float((nets["encoder"](recipe.pictures(codes), config.stage) - codes).square().mean())
         return {"squared": error, "likeness": -error}
 
     trained = train(

@@ -35,6 +35,7 @@ from fundusforge.models.pggan import PGGANConfig
 from fundusforge.models.pix2pix import Generator, Pix2PixConfig
 from fundusforge.models.recipe import Recipe
 from fundusforge.models.selfsupervised import Encoder, SelfSupervisedConfig, fit_features
+from fundusforge.models.stylegan import StyleGANConfig
 from fundusforge.models.unet import UNetConfig
 from fundusforge.prepare.split import check_splits
 from fundusforge.records import DatasetError, Record, read_folder
@@ -100,7 +101,7 @@ def fit(
     process, metadata = parallel.start(loop.device), dict[str, Any]()
     if isinstance(config, ClassifierConfig):
         learnt = classifying.learnable(config, learnt)
-    if isinstance(config, PGGANConfig):
+    if isinstance(config, PGGANConfig | StyleGANConfig):
         config = drawing.budgeted(config, loop)
     if isinstance(config, Pix2PixConfig):
         whole = (record for record in learnt if set(config.masks) <= set(record.masks))
@@ -124,8 +125,8 @@ def fit(
         validation = painting_judge(config, judged, segmenter, learnt)
     elif isinstance(config, SelfSupervisedConfig):
         validation = pretext_judge(config, judged)
-    elif isinstance(config, PGGANConfig):
-        validation = drawing.drawing_judge(config, learnt, judged)
+    elif isinstance(config, PGGANConfig | StyleGANConfig):
+        validation = drawing.drawing_judge(cast(drawing.Drawing, recipe), learnt, judged)
     elif isinstance(config, ClassifierConfig):
         net = cast(Classification, recipe.nets["net"])
         warm_start, metadata["start"] = classifying.begin(net, config, run, warm_start)
@@ -226,8 +227,8 @@ def finish(
         facts["calibration"] = {"threshold": segmenter.thresholds, "diameter": segmenter.diameter}
         shown = Shown(judged, config.masks)
         figures = segmentation_scores(segmenter, shown, calibrated=True) if judged else {}
-    elif isinstance(config, PGGANConfig):
-        figures = drawing.conclude(run, config, judged)
+    elif isinstance(config, PGGANConfig | StyleGANConfig):
+        figures = drawing.conclude(run, config.build(), learnt, judged)
     elif validation:
         figures = dict(validation.judge(released(run, config)))
     else:

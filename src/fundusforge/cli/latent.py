@@ -43,7 +43,7 @@ class Latent:
     action: Annotated[Literal["project", "map", "walk"], Positional, arg(metavar="ACTION")]
     """project, map or walk."""
     model: Annotated[Path, Positional, arg(metavar="MODEL")]
-    """Run folder or safetensors file of a pggan model."""
+    """Run folder or safetensors file of a pggan or stylegan model."""
     folder: Annotated[tuple[Path, ...], Positional, arg(metavar="[FOLDER]")] = ()
     """Dataset folder of photographs."""
     out: Annotated[Path, arg(metavar="PATH")]

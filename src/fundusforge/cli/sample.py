@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from fundusforge.cli.command import DONE, UsageError, emit, only, progress, say
+
+if TYPE_CHECKING:
+    from fundusforge.sample.latents import Drawer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +23,8 @@ class Sample:
     is used, without --masks eyes drawn by the phantom: neither data nor network is needed, and the images
     are of no patient. The same seed gives the same images, byte for byte, however many are made.
 
-    A progressive GAN (`pggan`) draws images together with their masks; it needs no --masks.
+    A GAN that draws from vectors (`pggan`, `stylegan`) draws images together with their masks; it needs no
+    --masks.
 
     Images painted on the masks of a patient's photograph are marked `structure_from_patient`: a vessel tree
     identifies its owner like a fingerprint, so do not share them.
@@ -32,7 +36,7 @@ class Sample:
     """
 
     model: Annotated[tuple[Path, ...], Positional, arg(metavar="[MODEL]")] = ()
-    """Run folder or safetensors file of a pix2pix or pggan model; the embedded generator if left out."""
+    """Run folder or safetensors file of a pix2pix, pggan or stylegan model; the embedded one if left out."""
     out: Annotated[Path, arg(metavar="FOLDER")]
     """Dataset folder to write; must not hold a dataset yet."""
     count: Annotated[int, arg(name="n", aliases=("-n",))] = 16
@@ -48,6 +52,12 @@ class Sample:
     out."""
     camera: str | None = None
     """Camera whose colours to imitate (a wrong name lists the known ones); drawn per image if left out."""
+    truncation: float = 1.0
+    """stylegan: below 1 nearer to the mean picture, better and more alike; 0.7 is usual."""
+    grade: int | None = None
+    """stylegan: grade to draw, 0 to 4, if the model was trained with grades."""
+    finding: tuple[str, ...] = ()
+    """stylegan: findings to draw, if the model was trained with them."""
     jobs: int = 1
     """Processes that draw or read structure."""
     device: str = "auto"
@@ -59,13 +69,16 @@ class Sample:
 
     def run(self) -> int:
         """Sample."""
+        from fundusforge.sample.latents import DRAWING
         from fundusforge.sample.painter import Painter
         from fundusforge.sample.stage import SampleConfig, sample
         from fundusforge.training.checkpoint import read_metadata
 
         path = only(self.model, "MODEL")
-        if path is not None and read_metadata(path)["kind"] == "pggan":
+        if path is not None and read_metadata(path)["kind"] in DRAWING:
             return self._draw(path)
+        if self.truncation != 1 or self.grade is not None or self.finding:
+            raise UsageError("--truncation, --grade and --finding need a stylegan MODEL")
         painter = Painter.load(path, device=self.device)
         config = SampleConfig(
             count=self.count, seed=self.seed, masks=self.masks, split=self.split, size=self.size,
@@ -96,7 +109,7 @@ class Sample:
                  "--camera": self.camera, "--jobs": self.jobs != 1}  # fmt: skip
         if wrong := [flag for flag, is_given in given.items() if is_given]:
             raise UsageError(f"{path} draws images and masks from vectors alone: it takes no {wrong[0]}")
-        drawer = Drawer.load(path, device=self.device)
+        drawer = self._steered(Drawer.load(path, device=self.device))
         drawn = draw(drawer, self.out, count=self.count, seed=self.seed)
         made = list(progress(drawn, "drawing", total=self.count, quiet=self.quiet))
         result = {
@@ -105,3 +118,31 @@ class Sample:
         }  # fmt: skip
         emit(result, f"{len(made)} synthetic images of {drawer.size} px in {self.out}", as_json=self.json)
         return DONE
+
+    def _steered(self, drawer: Drawer) -> Drawer:
+        """The generator with what is asked of it."""
+        from dataclasses import replace
+
+        from fundusforge.models.stylegan import StyleGANConfig
+
+        c, plain = drawer.config, self.truncation == 1 and self.grade is None and not self.finding
+        if plain:
+            return drawer
+        if not isinstance(c, StyleGANConfig):
+            raise UsageError(
+                f"{drawer.name} is no stylegan model: it takes no --truncation, --grade, --finding"
+            )
+        if not 0 < self.truncation <= 1:
+            raise UsageError(f"--truncation must be above 0 and at most 1, not {self.truncation}")
+        drawer = replace(drawer, truncation=self.truncation)
+        if self.grade is None and not self.finding:
+            return drawer
+        if self.grade is not None and ("grade" not in c.classes or not 0 <= self.grade <= 4):
+            raise UsageError(
+                f"--grade {self.grade}: {drawer.name} draws {', '.join(c.classes) or 'no grades'}"
+            )
+        if odd := [name for name in self.finding if name not in c.findings]:
+            raise UsageError(
+                f"--finding {odd[0]}: {drawer.name} draws {', '.join(c.findings) or 'no findings'}"
+            )
+        return replace(drawer, asked=(c.condition(self.grade, self.finding),))

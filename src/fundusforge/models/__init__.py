@@ -11,10 +11,19 @@ from fundusforge.models.encoder import EncoderConfig
 from fundusforge.models.pggan import PGGANConfig
 from fundusforge.models.pix2pix import Pix2PixConfig
 from fundusforge.models.selfsupervised import SelfSupervisedConfig
+from fundusforge.models.stylegan import StyleGANConfig
 from fundusforge.models.unet import UNetConfig
 from fundusforge.severity import LESIONS
 
-AnyConfig = UNetConfig | Pix2PixConfig | PGGANConfig | EncoderConfig | SelfSupervisedConfig | ClassifierConfig
+AnyConfig = (
+    UNetConfig
+    | Pix2PixConfig
+    | PGGANConfig
+    | StyleGANConfig
+    | EncoderConfig
+    | SelfSupervisedConfig
+    | ClassifierConfig
+)
 ModelConfig = Annotated[AnyConfig, Field(discriminator="kind")]
 
 FAMILIES: dict[str, type] = {family.kind: family for family in get_args(get_args(ModelConfig)[0])}
@@ -113,6 +122,28 @@ PRESETS: dict[str, dict[str, tuple[str, AnyConfig]]] = {
             PGGANConfig(widths=(64, 64, 64, 64, 48, 32), mirror=True, generator_rate=0.3),
         ),
     },
+    "stylegan": {
+        "kim2022": (
+            "1024 px photographs, first generation, learning rate 0.001 (Kim et al. 2022)",
+            StyleGANConfig(
+                generation=1,
+                masks=(),
+                widths=(512, 512, 512, 512, 256, 128, 64, 32, 16),
+                lr=1e-3,
+                gamma=10.0,
+                penalty_every=1,
+                adaptive=False,
+            ),
+        ),
+        "paper512": (
+            "512 px photographs with vessels, second generation; for a GPU",
+            StyleGANConfig(widths=(512, 512, 512, 512, 512, 256, 128, 64), mirror=True),
+        ),
+        "small": (
+            "64 px photographs with vessels, for a first look on a CPU",
+            StyleGANConfig(latent=64, style=64, widths=(64, 64, 64, 64, 32), mirror=True),
+        ),
+    },
     "encoder": {
         "beers": (
             "the discriminator's architecture on the image alone; Beers et al. stop after 320kimg",
@@ -163,6 +194,7 @@ LOOPS: dict[str, dict[str, object]] = {
     "unet": {"batch": 8, "schedule": "cosine", "warmup": 800, "ema_images": 4000.0},
     "pix2pix": {"batch": 1, "ema_images": 1000.0, "channels_last": False},
     "pggan": {"batch": 16, "ema_images": 10000.0, "ema_rampup": 0.05},
+    "stylegan": {"batch": 16, "ema_images": 10000.0, "ema_rampup": 0.05},
     "encoder": {"batch": 16, "ema_images": 2000.0},
     "selfsupervised": {"batch": 16, "schedule": "cosine", "warmup": 1600, "ema_images": 2000.0},
     "classifier": {"batch": 10, "schedule": "cosine", "warmup": 500, "ema_images": 1000.0},

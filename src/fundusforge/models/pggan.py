@@ -4,15 +4,13 @@ Beers et al. 2018, "High-resolution medical image synthesis using progressively 
 networks"; what they leave open as in Karras et al. 2018. Training begins at 4 px. Every level doubles the
 side: a pair of convolutions joins both networks, faded in over the first half of the level's images. Masks
 are further channels of the picture, judged with it by the discriminator.
-
-The schedule is a pure function of the images seen, and one number, the budget, stretches all of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,28 +25,11 @@ from fundusforge.models.equalized import (
     minibatch_deviation,
     pixel_norm,
 )
+from fundusforge.models.growing import FIRST, Growth, Stage, at_stage, doubled, shown, stacked
 from fundusforge.models.recipe import Phase, View, check_contrasts, check_masks
 
-FIRST = 4
-"""Side in pixels of the first level."""
 PENALTY, DRIFT = 10.0, 1e-3
 """Weights of the gradient penalty and of the drift penalty (Karras et al., appendix A.1)."""
-HALVED_FROM = 512
-"""Side in pixels from which batches are half as large (Beers et al.: 16, and 8 from 512 px)."""
-
-
-class Stage(NamedTuple):
-    """Where growing stands."""
-
-    level: int
-    """0 at 4 px, one more with every doubling."""
-    share: float
-    """How much of the newest level's picture counts, 0 to 1; the rest is the older level's, upsampled."""
-
-    @property
-    def side(self) -> int:
-        """Side in pixels."""
-        return FIRST << self.level
 
 
 @dataclass(frozen=True)
@@ -105,19 +86,19 @@ class PGGANConfig:
         """Side in pixels of the finished images."""
         return FIRST << (len(self.widths) - 1)
 
-    def starts(self) -> list[int]:
-        """Return the image of the clock at which each level begins, and at last the budget."""
-        shares = [0.5 if FIRST << level >= HALVED_FROM else 1.0 for level in range(len(self.widths))]
-        ends = [sum(shares[: level + 1]) / sum(shares) for level in range(len(shares))]
-        return [0, *(round(self.budget * end) for end in ends)]
+    @property
+    def code(self) -> int:
+        """Numbers of the code of a picture."""
+        return self.latent
+
+    @property
+    def growth(self) -> Growth:
+        """The schedule."""
+        return Growth(len(self.widths), self.budget, self.fade)
 
     def stage(self, images: int) -> Stage:
         """Return where growing stands when so many images have been seen."""
-        starts = self.starts()
-        level = sum(images >= start for start in starts[1:-1])
-        length = self.fade * (starts[level + 1] - starts[level])
-        share = min(1.0, (images - starts[level]) / length) if level and length else 1.0
-        return Stage(level, share)
+        return self.growth.stage(images)
 
     def build(self) -> PGGAN:
         """Return the recipe with fresh networks."""
@@ -184,6 +165,18 @@ class Generator(nn.Module):
             return new
         return torch.lerp(doubled(self.paint[stage.level - 1](x)), new, stage.share)
 
+    def codes(self, latents: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return latent vectors (N, latent) as they are read: scaled to a mean square of 1."""
+        return self.tidy(latents)
+
+    def tidy(self, codes: Tensor) -> Tensor:
+        """Return codes (N, latent) that were changed as they are read."""
+        return pixel_norm(codes.clone())
+
+    def drawn(self, codes: Tensor) -> Tensor:
+        """Draw codes (N, latent)."""
+        return self(codes)
+
 
 class Shrink(nn.Module):
     """Level of the discriminator: a pair of convolutions and averaging by 2."""
@@ -201,7 +194,10 @@ class Shrink(nn.Module):
 class Reader(nn.Module):
     """Pictures to numbers: the discriminator, and the encoder of latent vectors."""
 
-    def __init__(self, channels: int, widths: Sequence[int], outputs: int, *, deviation: bool) -> None:
+    def __init__(
+        self, channels: int, widths: Sequence[int], outputs: int, *, deviation: bool,
+        level: Callable[[int, int], nn.Module] = Shrink,
+    ) -> None:  # fmt: skip
         """Build every level at once.
 
         Args:
@@ -209,11 +205,12 @@ class Reader(nn.Module):
             widths: Filters of each level from 4 px on.
             outputs: Numbers to return for each picture.
             deviation: Show the last level how much the pictures of a group differ.
+            level: What halves the side, from its numbers of filters.
         """
         super().__init__()
         self.deviation = deviation
         self.read = nn.ModuleList(EqualConv(channels, width, 1) for width in widths)
-        self.shrink = nn.ModuleList(Shrink(b, a) for a, b in zip(widths, widths[1:], strict=False))
+        self.shrink = nn.ModuleList(level(b, a) for a, b in zip(widths, widths[1:], strict=False))
         self.conv = EqualConv(widths[0] + deviation, widths[0], 3)
         self.dense = EqualLinear(widths[0] * FIRST * FIRST, widths[0])
         self.head = EqualLinear(widths[0], outputs, gain=1.0)
@@ -232,19 +229,6 @@ class Reader(nn.Module):
         return self.head(leaky(self.dense(x.flatten(1))))
 
 
-def doubled(pictures: Tensor) -> Tensor:
-    """Return pictures (N, C, H, W) with every pixel as four."""
-    return F.interpolate(pictures, scale_factor=2.0, mode="nearest")
-
-
-def at_stage(pictures: Tensor, stage: Stage) -> Tensor:
-    """Return real pictures (N, C, S, S) as they look at a stage: smaller, and faded while a level is new."""
-    pictures = F.avg_pool2d(pictures, pictures.shape[-1] // stage.side)
-    if stage.share >= 1:
-        return pictures
-    return torch.lerp(doubled(F.avg_pool2d(pictures, 2)), pictures, stage.share)
-
-
 class PGGAN:
     """Recipe: one step of the discriminator, one of the generator."""
 
@@ -259,8 +243,6 @@ class PGGAN:
         }
         self.phases = tuple(Phase(name, (name,), adam[name]) for name in ("discriminator", "generator"))
         self.ema = ("generator",)
-        sides = [FIRST << level for level in range(len(c.widths))]
-        halved = [start for side, start in zip(sides, c.starts(), strict=False) if side >= HALVED_FROM]
         self.view = View(
             masks=c.masks,
             contrasts=c.contrasts,
@@ -269,7 +251,7 @@ class PGGAN:
             needs=c.masks,
             # What is drawn for an image is a function of the image alone, in however many processes.
             draws=2 * c.latent + 1,
-            halved_from=halved[0] if halved and c.budget else None,
+            halved_from=c.growth.halved_from(),
         )
 
     def losses(self, phase: str, batch: dict[str, Tensor], images: int) -> dict[str, Tensor]:
@@ -296,15 +278,5 @@ class PGGAN:
 
     def preview(self, nets: nn.ModuleDict, batch: dict[str, Tensor]) -> Tensor:
         """Drawn pictures at full size, with each mask below."""
-        drawn = nets["generator"](batch["draws"][:, : self.config.latent]).clamp(-1, 1)
-        image, *masks = drawn.split(
-            [drawn.shape[1] - len(self.config.masks), *(1 for _ in self.config.masks)], 1
-        )
-        shown = image if image.shape[1] == 3 else image[:, :1].expand(-1, 3, -1, -1)
-        shown = torch.cat([shown, *(mask.expand(-1, 3, -1, -1) for mask in masks)], 2)
-        return F.interpolate(shown, scale_factor=self.config.size // drawn.shape[-1], mode="nearest")
-
-
-def stacked(batch: dict[str, Tensor]) -> Tensor:
-    """Return images and masks as one picture (N, channels, S, S), masks in [-1, 1]."""
-    return torch.cat([batch["image"], batch["masks"] * 2 - 1], 1)
+        drawn = nets["generator"](batch["draws"][:, : self.config.latent])
+        return shown(drawn, len(self.config.masks), self.config.size)

@@ -6,11 +6,23 @@ Every image is a function of (weights, seed, index), and of nobody's structure.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from fundusforge import __version__
 from fundusforge.images import SYNTHETIC_XMP, encode_contrast, write_image
-from fundusforge.records import METADATA, Contrast, DatasetError, Mask, Provenance, Record, write_metadata
+from fundusforge.models.stylegan import StyleGANConfig
+from fundusforge.records import (
+    METADATA,
+    Contrast,
+    DatasetError,
+    Mask,
+    Provenance,
+    Record,
+    finding_label,
+    write_metadata,
+)  # fmt: skip
 from fundusforge.sample.latents import Drawer, Drawn
 from fundusforge.sample.stage import stamps
 
@@ -36,10 +48,21 @@ def draw(drawer: Drawer, out: Path, *, count: int = 16, seed: int = 0) -> Iterat
         raise DatasetError(f"{out}: holds a dataset already; name another folder")
     records = []
     for index in range(count):
-        record = write_drawn(drawer, out, drawer.draw(drawer.latent(seed, index)), seed=seed, index=index)
+        drawn = drawer.draw(drawer.latent(seed, index))
+        record = write_drawn(drawer, out, drawn, seed=seed, index=index)
+        record = replace(record, **_shown(drawer, seed, index))
         records.append(record)
         yield record
     write_metadata(out, records)
+
+
+def _shown(drawer: Drawer, seed: int, index: int) -> dict[str, Any]:
+    """Grade and labels that were asked for, as fields of a record."""
+    condition = drawer.condition(seed, index)
+    if condition is None or not isinstance(drawer.config, StyleGANConfig):
+        return {}
+    grade, findings = drawer.config.shown(condition)
+    return {"grade": grade, "labels": tuple(finding_label(name) for name in findings)}
 
 
 def write_drawn(

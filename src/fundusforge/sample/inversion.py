@@ -1,4 +1,4 @@
-"""Photographs to latent vectors: what a progressive GAN would have to draw from to come near them.
+"""Photographs to codes: what a generator would have to draw from to come near them.
 
 An encoder tells the vector at once (Beers et al. 2018); gradient steps on the vector itself then bring the
 drawn picture nearer, at several scales at once.
@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from fundusforge import weights
 from fundusforge.config import from_json
 from fundusforge.models.encoder import EncoderConfig
-from fundusforge.models.equalized import pixel_norm
-from fundusforge.models.pggan import Reader, stacked
+from fundusforge.models.growing import stacked
+from fundusforge.models.pggan import Reader
 from fundusforge.models.recipe import View
 from fundusforge.records import DatasetError, Record
 from fundusforge.sample.latents import Drawer, Latents
@@ -94,10 +94,10 @@ class Inverter:
 
     @torch.inference_mode()
     def encode(self, pictures: Tensor) -> Latents:
-        """Return the vectors (N, L), of mean square 1, of pictures (N, channels, S, S)."""
+        """Return the codes (N, L) of pictures (N, channels, S, S)."""
         device = next(self.encoder.parameters()).device
         found = [self.encoder(part.to(device), self.config.stage) for part in pictures.split(_TOGETHER)]
-        return pixel_norm(torch.cat(found).float()).cpu().numpy()
+        return torch.cat(found).float().cpu().numpy()
 
 
 def refine(drawer: Drawer, pictures: Tensor, latents: Latents, *, steps: int) -> tuple[Latents, Tensor]:
@@ -108,29 +108,30 @@ def refine(drawer: Drawer, pictures: Tensor, latents: Latents, *, steps: int) ->
     Args:
         drawer: The generator.
         pictures: (N, C, S, S), the first channels of what the generator draws.
-        latents: (N, L) vectors to start from.
+        latents: (N, L) codes to start from.
         steps: Gradient steps; 0 only measures.
 
     Returns:
-        The best vectors (N, L) seen, of mean square 1, and their distances (N,).
+        The best codes (N, L) seen, and their distances (N,).
     """
     device = drawer.generator.seen.device
     moved: list[Tensor] = []
     distances: list[Tensor] = []
     for start in range(0, len(pictures), _TOGETHER):
         wanted = pictures[start : start + _TOGETHER].to(device)
-        vector = torch.tensor(latents[start : start + _TOGETHER], device=device, requires_grad=True)
+        vector = torch.tensor(latents[start : start + _TOGETHER], device=device)
+        vector = drawer.generator.tidy(vector).requires_grad_(True)
         optimizer = torch.optim.Adam([vector], _RATE)
         best, lowest = vector.detach().clone(), torch.full((len(wanted),), torch.inf, device=device)
         for step in range(steps + 1):
-            distance = apart(drawer.generator(vector)[:, : wanted.shape[1]], wanted)
+            distance = apart(drawer.generator.drawn(vector)[:, : wanted.shape[1]], wanted)
             better = distance.detach() < lowest
             best[better], lowest[better] = vector.detach()[better], distance.detach()[better]
             if step < steps:
                 (gradient,) = torch.autograd.grad(distance.sum(), vector)
                 vector.grad = gradient
                 optimizer.step()
-        moved.append(pixel_norm(best))
+        moved.append(drawer.generator.tidy(best))
         distances.append(lowest)
     return torch.cat(moved).cpu().numpy(), torch.cat(distances).cpu()
 

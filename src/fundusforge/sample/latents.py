@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,17 +16,24 @@ from torch import Tensor
 from fundusforge import weights
 from fundusforge.config import from_json
 from fundusforge.images import Grey, Image
-from fundusforge.models.pggan import Generator, PGGANConfig
+from fundusforge.models import pggan, stylegan
 from fundusforge.models.recipe import CONTRAST_UNIT
 from fundusforge.prepare.field import find_field
 from fundusforge.sample.conditions import draw_seed
 from fundusforge.training import parallel
-from fundusforge.training.checkpoint import fill, load_model, model_file
+from fundusforge.training.checkpoint import CheckpointError, fill, load_model, model_file
 
+DRAWING = {
+    "pggan": (pggan.PGGANConfig, pggan.Generator),
+    "stylegan": (stylegan.StyleGANConfig, stylegan.Generator),
+}
+"""Families that draw from vectors, by the name of their kind."""
+Generator = pggan.Generator | stylegan.Generator
+GeneratorConfig = pggan.PGGANConfig | stylegan.StyleGANConfig
 Latents = NDArray[np.float32]
-"""(N, L) float32, standard normal where they are drawn."""
-_LATENT = 4
-"""Stream of an image's seed beside those of `conditions` and `stage`."""
+"""(N, L) float32: codes, of mean square 1 (about 1 of a style-based generator)."""
+_LATENT, _CONDITION = 4, 5
+"""Streams of an image's seed beside those of `conditions` and `stage`."""
 _WINDOW = (-1.0, 3.0)
 """Standard deviations of a contrast that its preview shows as black and white."""
 
@@ -56,6 +64,10 @@ class Drawer:
     """Terms of the data sets it was trained on, each `source: terms`."""
     patients: frozenset[str] = frozenset()
     """Digests of the patients it was trained on."""
+    asked: tuple[tuple[float, ...], ...] = ()
+    """What its training pictures show, each as numbers of the condition; empty if it takes none."""
+    truncation: float = 1.0
+    """Factor of codes: below 1 nearer to the mean picture (style-based generators)."""
 
     @classmethod
     def load(cls, path: Path, *, device: str = "auto") -> Drawer:
@@ -69,44 +81,71 @@ class Drawer:
             CheckpointError, ConfigError: Missing, truncated or foreign weights, or another family's.
         """
         file = model_file(Path(path))
-        tensors, metadata = load_model(file, kind="pggan")
-        generator = Generator(from_json(PGGANConfig, metadata["config"], where=str(file)))
-        fill(generator, {name.removeprefix("generator."): t for name, t in tensors.items()}, where=file)
+        tensors, metadata = load_model(file)
+        if metadata["kind"] not in DRAWING:
+            raise CheckpointError(
+                f"{file}: a model of kind {metadata['kind']!r}, expected {' or '.join(DRAWING)}"
+            )
+        config, family = DRAWING[metadata["kind"]]
+        generator = family(from_json(config, metadata["config"], where=str(file)))
+        own = {n.removeprefix("generator."): t for n, t in tensors.items() if n.startswith("generator.")}
+        fill(generator, own, where=file)
         generator.to(memory_format=torch.channels_last)
-        return cls(
-            generator=generator.to(parallel.start(device).device).eval(),
+        generator.to(parallel.start(device).device).eval()
+        return cls.of(
+            generator,
+            asked=json.loads(metadata.get("asked", "[]")),
             name=weights.name_of(file),
             terms=tuple(json.loads(metadata.get("terms", "[]"))),
             patients=frozenset(json.loads(metadata.get("patients", "[]"))),
         )
 
+    @classmethod
+    def of(cls, generator: Generator, *, asked: Sequence[Sequence[float]] = (), **facts: Any) -> Drawer:
+        """Make a generator ready; see the fields."""
+        table = tuple(tuple(float(value) for value in row) for row in asked)
+        if isinstance(generator, stylegan.Generator):
+            generator.settle(torch.tensor(table) if table else None)
+        return cls(generator=generator, asked=table, **facts)
+
     @property
-    def config(self) -> PGGANConfig:
+    def config(self) -> GeneratorConfig:
         """Configuration of the generator."""
-        return self.generator.config
+        return cast(GeneratorConfig, self.generator.config)
 
     @property
     def size(self) -> int:
         """Side in pixels of what is drawn: that of the level at which the weights stand."""
         return self.generator.stage.side
 
+    def condition(self, seed: int, index: int) -> tuple[float, ...] | None:
+        """Return what is asked of the index-th image of a seed: what one of the training pictures shows."""
+        if not self.asked:
+            return None
+        rng = np.random.default_rng(draw_seed(seed, index, stream=_CONDITION))
+        return self.asked[int(rng.integers(len(self.asked)))]
+
+    @torch.no_grad()
     def latent(self, seed: int, index: int) -> Latents:
-        """Return the vector (1, L) of the index-th image of a seed."""
+        """Return the code (1, L) of the index-th image of a seed."""
         rng = np.random.default_rng(draw_seed(seed, index, stream=_LATENT))
-        return rng.standard_normal((1, self.config.latent), np.float32)
+        device, asked = self.generator.seen.device, self.condition(seed, index)
+        vector = torch.from_numpy(rng.standard_normal((1, self.config.latent), np.float32)).to(device)
+        condition = None if asked is None else torch.tensor([asked], device=device)
+        return (self.generator.codes(vector, condition) * self.truncation).cpu().numpy()
 
     @torch.inference_mode()
     def pictures(self, latents: Latents) -> Tensor:
-        """Draw vectors (N, L) as the generator leaves them, (N, channels, S, S) float32 on the CPU.
+        """Draw codes (N, L) as the generator leaves them, (N, channels, S, S) float32 on the CPU.
 
         One image is one pass through the network, so that rounding cannot depend on what shares a batch.
         """
         device = next(self.generator.parameters()).device
         rows = torch.from_numpy(np.asarray(latents, np.float32)).to(device).split(1)
-        return torch.cat([self.generator(row).float().cpu() for row in rows])
+        return torch.cat([self.generator.drawn(row).float().cpu() for row in rows])
 
     def draw(self, latent: Latents) -> Drawn:
-        """Draw one vector (1, L) or (L,)."""
+        """Draw one code (1, L) or (L,)."""
         return self.stored(self.pictures(latent.reshape(1, -1))[0])
 
     def stored(self, picture: Tensor) -> Drawn:
