@@ -81,6 +81,16 @@ def test_doubling_is_the_low_pass_filter_between_zeros() -> None:
     assert torch.allclose(modulated.doubled(x), wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize(("padding", "stride"), [(1, 1), (2, 1), (1, 2), (2, 2)])
+def test_the_low_pass_filter_can_be_differentiated_twice(padding: int, stride: int) -> None:
+    x = torch.randn(2, 3, 6, 7, dtype=torch.float64, requires_grad=True)
+    taps = torch.tensor(modulated.TAPS, dtype=torch.float64) / 8
+    kernel = torch.outer(taps, taps).expand(3, 1, 4, 4)
+    wanted = F.conv2d(x, kernel, padding=padding, stride=stride, groups=3)
+    assert torch.allclose(modulated.blurred(x, 1.0, padding, stride=stride), wanted)
+    assert torch.autograd.gradgradcheck(lambda y: modulated.blurred(y, 1.0, padding, stride=stride) ** 2, x)
+
+
 def test_adaptive_normalisation_gives_each_map_the_style_s_mean_and_spread() -> None:
     layer = adain.Epilogue(3, 4, 8)
     style = torch.randn(2, 4)

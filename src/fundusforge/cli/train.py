@@ -22,7 +22,7 @@ class Train(Generic[M]):
 
     FAMILY is the kind of model: `unet` finds structures (vessels, disc, lesions) in photographs, `pix2pix`
     paints photographs on structure masks, `pggan` and `stylegan` draw photographs and masks together,
-    `encoder` finds what they would draw a photograph from (it needs no folder), `classifier` grades photographs
+    `encoder` finds what they would draw a photograph from (it needs no folder), `classifier` grades images
     or tells findings, `selfsupervised` learns features without labels. Images of split `train` are learnt
     from, those of split `val` only judge; folders may be several, and no patient may stand in two splits.
     `fundusforge train FAMILY --help` shows every setting of a family; `fundusforge models` lists the presets.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -247,11 +247,56 @@ class Discriminator(nn.Module):
         return (x * self.asked(None, condition)).sum(1, keepdim=True) / math.sqrt(x.shape[1])
 
 
+class LowPass(torch.autograd.Function):
+    """The low-pass filter, which can be differentiated as often as one likes at the price of filtering.
+
+    torch's second derivative of a convolution by groups goes through the groups one by one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: float, padding: int, stride: int) -> Tensor:
+        """Filter (N, C, H, W), padded with zeros, and take every `stride`-th place."""
+        ctx.how, ctx.sides = (gain, padding, stride), x.shape[2:]
+        return F.conv2d(x, _taps(x, gain), padding=padding, stride=stride, groups=x.shape[1])
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None, None]:
+        """Filter the gradient the other way round."""
+        return cast(Tensor, Spread.apply(slopes[0], *ctx.how, ctx.sides)), None, None, None
+
+
+class Spread(torch.autograd.Function):
+    """The adjoint of `LowPass`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: float, padding: int, stride: int, sides: torch.Size) -> Tensor:
+        """Spread (N, C, h, w) over maps of the given sides."""
+        ctx.how, kernel, groups = (gain, padding, stride), _taps(x, gain), x.shape[1]
+        if stride == 1:
+            return F.conv2d(x, kernel, padding=len(TAPS) - 1 - padding, groups=groups)
+        rest = [
+            side + 2 * padding - len(TAPS) - stride * (n - 1)
+            for side, n in zip(sides, x.shape[2:], strict=True)
+        ]
+        return F.conv_transpose2d(x, kernel, None, stride, padding, rest, groups)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None, None, None]:
+        """Filter the gradient."""
+        return cast(Tensor, LowPass.apply(slopes[0], *ctx.how)), None, None, None, None
+
+
+def _taps(x: Tensor, gain: float) -> Tensor:
+    """Kernels (C, 1, 4, 4) of the filter for maps (N, C, H, W)."""
+    taps = torch.tensor(TAPS, dtype=x.dtype, device=x.device) / sum(TAPS)
+    return (torch.outer(taps, taps) * gain).expand(x.shape[1], 1, 4, 4)
+
+
 def blurred(x: Tensor, gain: float, padding: int, bias: Tensor | None = None, *, stride: int = 1) -> Tensor:
     """Low-pass filter (N, C, H, W), padded with zeros: (N, C, (H + 2 * padding - 4) // stride + 1, ...)."""
-    taps = torch.tensor(TAPS, dtype=x.dtype, device=x.device) / sum(TAPS)
-    kernel = (torch.outer(taps, taps) * gain).expand(x.shape[1], 1, 4, 4)
-    return F.conv2d(x, kernel, bias, padding=padding, stride=stride, groups=x.shape[1])
+    if bias is not None:
+        return F.conv2d(x, _taps(x, gain), bias, padding=padding, stride=stride, groups=x.shape[1])
+    return cast(Tensor, LowPass.apply(x, gain, padding, stride))
 
 
 def doubled(picture: Tensor) -> Tensor:
