@@ -200,6 +200,24 @@ def test_the_best_model_by_the_given_score_is_kept_over_sittings(tmp_path: Path)
     ]
 
 
+def test_training_ends_early_without_progress_or_on_request(tmp_path: Path) -> None:
+    scores = iter([0.5, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+
+    def judge(nets: nn.ModuleDict) -> dict[str, float]:
+        return {"f1": next(scores)}
+
+    c = replace(EIGHT_STEPS, stop_after="400img", validate_every="4img", patience=2)
+    run(Segmenter(), tmp_path / "patient", c, validate=Validation(judge, "f1"))
+    assert checkpoint.read_metadata(tmp_path / "patient/best.safetensors")["value"] == "0.9"
+    assert int(checkpoint.read_metadata(tmp_path / "patient/model.safetensors")["images"]) < 40
+    reasons = [row["ended"] for row in rows(tmp_path / "patient") if "ended" in row]
+    assert reasons[0].startswith("no better f1 in 2")
+    asked = Validation(lambda nets: {"f1": 0.5}, "f1", stop=lambda: "copies")
+    run(Segmenter(), tmp_path / "asked", replace(c, patience=0), validate=asked)
+    assert int(checkpoint.read_metadata(tmp_path / "asked/model.safetensors")["images"]) < 20
+    assert [row["ended"] for row in rows(tmp_path / "asked") if "ended" in row][0] == "copies"
+
+
 def test_a_score_that_validation_does_not_give_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="auc"):
         run(Segmenter(), tmp_path, validate=Validation(lambda nets: {"f1": 0.5}, "auc"))

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fundusforge.audit.watch import SIDE, Watch
 from fundusforge.cli.command import say
 from fundusforge.config import to_json
 from fundusforge.evaluate.extractors import load_extractor
 from fundusforge.evaluate.features import Extractor, Features
 from fundusforge.evaluate.kernel import kernel_distance
-from fundusforge.images import Image, read_image
+from fundusforge.images import read_image
 from fundusforge.models import ModelConfig, pggan, stylegan
 from fundusforge.models.encoder import EncoderConfig
 from fundusforge.models.growing import at_stage, stacked
@@ -24,7 +25,7 @@ from fundusforge.models.pggan import PGGAN, PGGANConfig
 from fundusforge.models.recipe import Recipe
 from fundusforge.models.stylegan import StyleGAN, StyleGANConfig
 from fundusforge.records import DatasetError, Record
-from fundusforge.sample.latents import Drawer
+from fundusforge.sample.latents import Drawer, Drawn
 from fundusforge.training import parallel
 from fundusforge.training.batches import Batches, finding
 from fundusforge.training.checkpoint import annotate_metadata, model_file
@@ -40,6 +41,8 @@ TABLE = 200
 """Training pictures of which a model keeps what they show, so that as much can be asked of it."""
 JUDGED = 64
 """Drawn pictures that are compared with those of validation."""
+LEAKING = 0.03
+"""Share of drawn photographs that may be too near to one learnt from: one of `JUDGED`, by chance."""
 ALIKE, BY_HEART, STEEP = 0.5, 0.5, 3.0
 """Limits of `diversity` (below), `overfit` and `slope` (above) at which a training is warned of."""
 
@@ -67,13 +70,17 @@ def drawing_judge(recipe: Drawing, learnt: Sequence[Record], judged: Sequence[Re
     `distance` is the kernel distance of drawn photographs to those of split `val`, by the embedded features
     of the retina; of the states that draw the largest pictures that with the lowest is kept as the best
     (`quality`). The rest is `health`. A training that is about to fail is warned of, on standard error, with
-    the setting to change.
+    the setting to change. A state of which more than `LEAKING` of the drawn photographs are too near to one
+    learnt from (`leaked`) is not kept as the best unless all are so, and two of them in a row end the
+    training.
     """
     config = recipe.config
     seen, unseen = (_watched(recipe, records) for records in (learnt, judged))
     if seen is None:
         return None
     compare, asked = _Comparison.of(config, judged), asked_of(recipe, learnt)
+    watch = None if compare is None or config.size < SIDE else Watch.of(_fit(config, learnt), judged)
+    leaks: list[float] = []
 
     def judge(nets: nn.ModuleDict) -> dict[str, float]:
         generator = cast(pggan.Generator | stylegan.Generator, nets["generator"])
@@ -81,11 +88,21 @@ def drawing_judge(recipe: Drawing, learnt: Sequence[Record], judged: Sequence[Re
         for warning in warnings(scores, config):
             say(f"warning: {warning}")
         if compare is not None:
-            scores["distance"] = compare.distance(Drawer.of(generator, asked=asked))
+            drawn = compare.draw(Drawer.of(generator, asked=asked))
+            scores["distance"] = compare.distance(drawn)
             scores["quality"] = quality(scores["distance"], generator.stage.level)
+            if watch is not None:
+                scores["leaked"] = watch.leaked([(one.image, one.field_of_view) for one in drawn])
+                scores["quality"] -= 2 * (scores["leaked"] > LEAKING)
+                leaks.append(scores["leaked"])
         return scores
 
-    return Validation(judge=judge, score="quality" if compare else None)
+    def stop() -> str | None:
+        if len(leaks) > 1 and min(leaks[-2:]) > LEAKING:
+            return f"{leaks[-1]:.0%} of what is drawn is too near to a training picture, twice in a row"
+        return None
+
+    return Validation(judge=judge, score="quality" if compare else None, stop=stop)
 
 
 def asked_of(recipe: Drawing, learnt: Sequence[Record]) -> list[list[float]]:
@@ -113,7 +130,7 @@ def conclude(
     if rows := asked_of(recipe, learnt):
         annotate_metadata(run, asked=rows)
     compare = _Comparison.of(recipe.config, judged)
-    return {"distance": compare.distance(Drawer.load(run))} if compare else {}
+    return {"distance": compare.distance(compare.draw(Drawer.load(run)))} if compare else {}
 
 
 @dataclass(frozen=True)
@@ -131,10 +148,13 @@ class _Comparison:
         extractor = load_extractor("retina")
         return cls(extractor, extractor([read_image(Path(record.image)) for record in judged]))
 
-    def distance(self, drawer: Drawer) -> float:
-        """Kernel distance of what the generator draws."""
-        drawn: list[Image] = [drawer.draw(drawer.latent(0, index)).image for index in range(JUDGED)]
-        return kernel_distance(self.extractor(drawn), self.real)
+    def draw(self, drawer: Drawer) -> list[Drawn]:
+        """Draw what is compared, always from the same vectors."""
+        return [drawer.draw(drawer.latent(0, index)) for index in range(JUDGED)]
+
+    def distance(self, drawn: Sequence[Drawn]) -> float:
+        """Kernel distance of drawn photographs."""
+        return kernel_distance(self.extractor([one.image for one in drawn]), self.real)
 
 
 def _fit(config: Config, records: Sequence[Record]) -> list[Record]:

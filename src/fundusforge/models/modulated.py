@@ -129,7 +129,8 @@ class Paint(nn.Module):
         """Map (N, inputs, S, S) and styles (N, style) to (N, channels, S, S)."""
         scales = self.affine(style) * self.scale
         if len(x) == 1:
-            return F.conv2d(x, self.weight * scales[0][:, None, None], self.bias)
+            weight = self.weight.flatten(1) * scales
+            return F.linear(x.permute(0, 2, 3, 1), weight, self.bias).permute(0, 3, 1, 2)
         return F.conv2d(x * scales[:, :, None, None], self.weight, self.bias)
 
 
@@ -321,9 +322,9 @@ def spaced(x: Tensor, weight: Tensor) -> Tensor:
         (count, len(weight), 2 * height + 1, 2 * width + 1), dtype=x.dtype, device=x.device,
         memory_format=torch.channels_last,
     )  # fmt: skip
-    ways = (slice(0, None, 2), (2, 0), 1), (slice(1, None, 2), (1,), 0)
-    for rows, high, above in ways:
-        for columns, wide, left in ways:
-            kernel = weight[:, :, list(high)][:, :, :, list(wide)]
-            out[:, :, rows, columns] = F.conv2d(x, kernel, padding=(above, left))
+    turned = weight.flip(2, 3)
+    for row in (0, 1):
+        for column in (0, 1):
+            part = turned[:, :, row::2, column::2]
+            out[:, :, row::2, column::2] = F.conv2d(x, part, padding=(1 - row, 1 - column))
     return out

@@ -174,6 +174,7 @@ class _Trainer:
             images = clock.images + self.recipe.view.batch_at(clock.images, self.c.batch)
             clock = replace(clock, images=images, seconds=time.monotonic() - began)
             ahead = self.budget.fraction(clock.images, clock.seconds) if self.process.main else 0.0
+            ahead = 1.0 if observer and observer.enough else ahead
             failed, stop, progress = parallel.agree(
                 [float(bool(bad)), float(interrupted.is_set()), ahead], self.process.device
             )

@@ -47,6 +47,8 @@ class Validation:
     """Scores of the networks (averages where kept, in evaluation mode)."""
     score: str | None
     """Score to maximise; the model with the highest is `best.safetensors`. None only logs the scores."""
+    stop: Callable[[], str | None] = lambda: None
+    """Why training should end after what was judged last; None if it should not."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,9 @@ class Observer:
             for text in (c.save_every, c.sample_every, c.validate_every)
         )
         self.best = _best_so_far(run_dir / BEST, validation)
+        self.enough: str | None = None
+        """Why training should end early."""
+        self._since_best = 0
         self._sums: dict[str, list[float]] = {}
 
     def close(self) -> None:
@@ -164,8 +169,15 @@ class Observer:
             self.line.say(f"{clock.images} img  " + "  ".join(f"{n} {s:.4f}" for n, s in scores.items()))
             return
         score = scores[validation.score]
+        self.enough = validation.stop()
         best = self.best is None or score > self.best
         self.line.say(f"{clock.images} img  {validation.score} {score:.4f}{'  (best)' if best else ''}")
+        self._since_best = 0 if best else self._since_best + 1
+        if self.c.patience and self._since_best >= self.c.patience:
+            self.enough = f"no better {validation.score} in {self._since_best} validations"
+        if self.enough:
+            self.line.say(f"ends early: {self.enough}")
+            self.log.write(clock.images, {"ended": self.enough})
         if best:
             self.best = score
             self._save_model(BEST, clock, score=validation.score, value=repr(score))

@@ -118,6 +118,8 @@ class LoopConfig:
     """Images on which the grid of samples is drawn."""
     validate_every: str = "5min"
     """How often the model is validated, where the command does so: images or time."""
+    patience: int = 0
+    """Validations in a row without a better score after which training ends early; 0 for never."""
     log_every: int = 200
     """Images between two lines of log.jsonl."""
     tensorboard: bool = True
@@ -151,7 +153,7 @@ class LoopConfig:
         for name in ("batch", "accumulate", "sample_count", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("ema_images", "ema_rampup", "warmup", "workers", "cache_gb", "seed"):
+        for name in ("patience", "ema_images", "ema_rampup", "warmup", "workers", "cache_gb", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
         if self.clip is not None and self.clip <= 0:
