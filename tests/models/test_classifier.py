@@ -17,7 +17,7 @@ from fundusforge.models.classifier import (
     grade_loss,
     start_from_imagenet,
 )
-from fundusforge.training import checkpoint
+from fundusforge.training.warm import load_warm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = ClassifierConfig(size=64, widths=(4, 8, 8), pool="all")
@@ -138,7 +138,7 @@ def test_the_retina_start_fits_by_name() -> None:
     """The embedded features lie under the names of the backbone `retina`."""
     recipe = ClassifierConfig(start="retina").build()
     before = recipe.nets["net"].encoder.stages[2][0][0].weight.clone()
-    report = checkpoint.warm_start(recipe.nets, weights.default("selfsupervised", masks=()))
+    report = load_warm(recipe.nets, weights.default("selfsupervised", masks=()))
     assert all(name.startswith("net.encoder.stages.") for name in report.loaded)
     own = [name for name in recipe.nets.state_dict() if "encoder" in name]
     assert set(own) == set(report.loaded), "the whole backbone"

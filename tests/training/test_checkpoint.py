@@ -1,5 +1,6 @@
 """Files of weights: whole or absent, strict to read, annotated at once, warm starts that report."""
 
+import copy
 import json
 import os
 import subprocess
@@ -12,8 +13,10 @@ from safetensors.torch import save_file
 from tiny import GAN, Segmenter
 from torch import nn
 
+from fundusforge.models.pggan import PGGANConfig
 from fundusforge.training import checkpoint
 from fundusforge.training.checkpoint import CheckpointError, Clock
+from fundusforge.training.warm import load_warm
 
 CONFIG = '{"kind": "tiny", "width": 4}'
 
@@ -100,7 +103,7 @@ def test_a_warm_start_reports_what_it_took_and_what_not(tmp_path: Path) -> None:
     saved_model(tmp_path / "model.safetensors")
     wider = Segmenter(width=6)
     wider.nets["net"].append(nn.Conv2d(1, 1, 1))
-    report = checkpoint.warm_start(wider.nets, tmp_path)
+    report = load_warm(wider.nets, tmp_path)
     assert report.loaded == ("net.1.num_batches_tracked", "net.3.bias")
     assert "net.0.weight" in report.mismatched
     assert report.missing == ("net.4.bias", "net.4.weight")
@@ -113,17 +116,43 @@ def test_a_warm_start_takes_strangers_and_states(tmp_path: Path) -> None:
     weights = {"0.weight": torch.full((4, 3, 3, 3), 0.5), "head.bias": torch.zeros(7)}
     save_file(weights, tmp_path / "stranger.safetensors")
     recipe = Segmenter()
-    report = checkpoint.warm_start(recipe.nets, tmp_path / "stranger.safetensors")
+    report = load_warm(recipe.nets, tmp_path / "stranger.safetensors")
     assert report.loaded == ("net.0.weight",)
     assert report.unused == ("head.bias",)
     assert (recipe.nets["net"][0].weight == 0.5).all()
     checkpoint.save_state(tmp_path, recipe, nn.ModuleDict(), config_json=CONFIG, clock=Clock())
     again = Segmenter()
-    assert not checkpoint.warm_start(again.nets, tmp_path / "state.safetensors").missing
+    assert not load_warm(again.nets, tmp_path / "state.safetensors").missing
     assert (again.nets["net"][0].weight == 0.5).all()
     save_file({"other": torch.zeros(1)}, tmp_path / "nothing.safetensors")
     with pytest.raises(CheckpointError, match="no tensor of it"):
-        checkpoint.warm_start(recipe.nets, tmp_path / "nothing.safetensors")
+        load_warm(recipe.nets, tmp_path / "nothing.safetensors")
+
+
+def test_a_run_gives_the_discriminator_too_and_channels_that_both_have(tmp_path: Path) -> None:
+    plain = PGGANConfig(widths=(4, 4), latent=4, masks=())
+    old, new = plain.build(), replace(plain, masks=("vessels",)).build()
+    checkpoint.save_state(tmp_path, old, nn.ModuleDict(), config_json=CONFIG, clock=Clock())
+    average = copy.deepcopy(old.nets["generator"])
+    nn.init.constant_(average.conv.weight, 0.5)
+    checkpoint.save_model(
+        tmp_path / "model.safetensors",
+        nn.ModuleDict({"generator": average}),
+        config_json=CONFIG,
+        clock=Clock(),
+    )
+    fresh = new.nets["generator"].paint[1].weight[3:].clone()
+    report = load_warm(new.nets, tmp_path, pictures=new.pictures)
+    assert (new.nets["generator"].conv.weight == 0.5).all()
+    assert torch.equal(new.nets["discriminator"].conv.weight, old.nets["discriminator"].conv.weight)
+    assert torch.equal(new.nets["generator"].paint[1].weight[:3], old.nets["generator"].paint[1].weight)
+    assert torch.equal(new.nets["generator"].paint[1].weight[3:], fresh)
+    assert torch.equal(
+        new.nets["discriminator"].read[1].weight[:, :3], old.nets["discriminator"].read[1].weight
+    )
+    assert not report.missing and not report.mismatched and len(report.partly) == 6
+    assert "6 in the channels that both have" in str(report)
+    assert len(load_warm(new.nets, tmp_path).mismatched) == 6
 
 
 def test_a_shared_optimizer_is_stored_once(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ from fundusforge.training.batches import Batches
 from fundusforge.training.checkpoint import annotate_metadata, model_file
 from fundusforge.training.loop import Validation, train
 from fundusforge.training.run import STATE, LoopConfig
+from fundusforge.training.warm import load_warm
 
 T = TypeVar("T")
 
@@ -117,7 +118,7 @@ def fit(
         if warm_start and not (run / STATE).exists():
             # Not in the loop, because the codes of this data must replace those of the older data.
             print(
-                f"warm start from {warm_start}: {checkpoint.warm_start(recipe.nets, warm_start)}",
+                f"warm start from {warm_start}: {load_warm(recipe.nets, warm_start)}",
                 file=sys.stderr,
             )
             warm_start = None

@@ -232,6 +232,9 @@ class Reader(nn.Module):
 class PGGAN:
     """Recipe: one step of the discriminator, one of the generator."""
 
+    pictures = ("paint", "read")
+    """Layers that another number of channels changes."""
+
     def __init__(self, c: PGGANConfig) -> None:
         """Build networks and optimizers."""
         self.config = c

@@ -75,6 +75,9 @@ class Draws(NamedTuple):
 class StyleGAN:
     """Recipe: discriminator, its penalty, generator, its penalty, and the balance between them."""
 
+    pictures = ("paint", "read")
+    """Layers that another number of channels changes."""
+
     def __init__(self, c: StyleGANConfig) -> None:
         """Build networks and optimizers."""
         self.config = c

@@ -45,29 +45,6 @@ class Clock:
     """Wall-clock time spent, over all sittings."""
 
 
-@dataclass(frozen=True)
-class WarmStart:
-    """What a warm start took from a file and what it did not."""
-
-    loaded: tuple[str, ...]
-    missing: tuple[str, ...]
-    """Of the model, not in the file: these keep their fresh values."""
-    mismatched: tuple[str, ...]
-    """In both, but of another shape."""
-    unused: tuple[str, ...]
-    """In the file, not of the model."""
-
-    def __str__(self) -> str:
-        """Say it in one line, with examples."""
-        parts = [f"{len(self.loaded)} tensors loaded"]
-        rest = ("fresh", self.missing), ("of another shape", self.mismatched), ("unused", self.unused)
-        for what, names in rest:
-            if names:
-                shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-                parts.append(f"{len(names)} {what} ({shown})")
-        return "; ".join(parts)
-
-
 def write(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, keep: Path | None = None
 ) -> None:
@@ -263,44 +240,6 @@ def annotate_metadata(path: Path, **entries: Any) -> None:
 def _texts(entries: Mapping[str, Any]) -> dict[str, str]:
     """Metadata values must be text."""
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in entries.items()}
-
-
-def warm_start(nets: nn.ModuleDict, path: Path) -> WarmStart:
-    """Load what fits, by name and shape, from any safetensors file into `nets`.
-
-    The file may be a run folder, a model, a training state, or a stranger's; a stranger's names may lack the
-    name of the network, if only one network has such a parameter.
-
-    Raises:
-        CheckpointError: Not a safetensors file, or nothing in it fits.
-    """
-    source = model_file(path)
-    tensors, _ = read(source)
-    if any(name.startswith("nets.") for name in tensors):
-        tensors = {n.removeprefix("nets."): t for n, t in tensors.items() if n.startswith("nets.")}
-    own = nets.state_dict()
-    found = {_target(name, own): t for name, t in tensors.items()}
-    unused = tuple(sorted(name for name in tensors if _target(name, own) is None))
-    fits = {name: t for name, t in found.items() if name is not None and t.shape == own[name].shape}
-    if not fits:
-        raise CheckpointError(f"{source}: no tensor of it has a name and shape of this model")
-    with torch.no_grad():
-        for name, tensor in fits.items():
-            own[name].copy_(tensor)
-    return WarmStart(
-        loaded=tuple(sorted(fits)),
-        missing=tuple(sorted(own.keys() - found.keys())),
-        mismatched=tuple(sorted(n for n in found.keys() - fits.keys() if n is not None)),
-        unused=unused,
-    )
-
-
-def _target(name: str, own: Mapping[str, Tensor]) -> str | None:
-    """The parameter a tensor's name means: itself, or the only one that is called so in some network."""
-    if name in own:
-        return name
-    ends = [mine for mine in own if mine.partition(".")[2] == name]
-    return ends[0] if len(ends) == 1 else None
 
 
 def optimizers(recipe: Recipe) -> dict[str, Optimizer]:

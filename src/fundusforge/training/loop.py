@@ -33,6 +33,7 @@ from fundusforge.training.checkpoint import Clock
 from fundusforge.training.observe import Batch, Feed, Nets, Observer, Validation, images_in
 from fundusforge.training.parallel import Process
 from fundusforge.training.run import LoopConfig, RunError, check_run, open_run, parse_budget
+from fundusforge.training.warm import WarmStart, load_warm
 
 __all__ = ["Feed", "LoopConfig", "Trained", "TrainingError", "Validation", "train", "update_averages"]
 
@@ -85,7 +86,7 @@ def train(
             `checkpoint.save_model`.
         validate: How to judge it for `best.safetensors`.
         resume: Go on where the folder's run stood; False refuses a folder that holds a run.
-        warm_start: Weights to start from, if the run is new (see `checkpoint.warm_start`).
+        warm_start: Weights to start from, if the run is new (see `training.warm`).
         quiet: No progress on standard error.
 
     Raises:
@@ -154,9 +155,10 @@ class _Trainer:
             for group in optimizer.param_groups
         ]
 
-    def begin(self, warm: Path | None) -> checkpoint.WarmStart | None:
+    def begin(self, warm: Path | None) -> WarmStart | None:
         """Begin a new run: from warm weights if given, all processes from the same."""
-        report = checkpoint.warm_start(self.recipe.nets, warm) if warm else None
+        pictures = getattr(self.recipe, "pictures", ())
+        report = load_warm(self.recipe.nets, warm, pictures=pictures) if warm else None
         parallel.share_state(self.recipe.nets)
         update_averages(self.nets.averages, self.recipe.nets, 0.0)
         return report

@@ -22,6 +22,7 @@ from fundusforge.models.recipe import Recipe
 from fundusforge.training import checkpoint, parallel
 from fundusforge.training.checkpoint import Clock
 from fundusforge.training.run import BEST, MODEL, Every, Log, LoopConfig, ProgressLine, parse_budget
+from fundusforge.training.warm import WarmStart
 
 Batch = dict[str, Tensor]
 
@@ -107,7 +108,7 @@ class Observer:
         self.line.close()
         self.log.close()
 
-    def warm_started(self, path: Path, report: checkpoint.WarmStart) -> None:
+    def warm_started(self, path: Path, report: WarmStart) -> None:
         """Tell what a warm start took."""
         self.log.write(0, {"warm_start": str(report)})
         self.line.say(f"warm start from {path}: {report}")
