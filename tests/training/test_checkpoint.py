@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,21 +136,16 @@ def test_a_run_gives_the_discriminator_too_and_channels_that_both_have(tmp_path:
     checkpoint.save_state(tmp_path, old, nn.ModuleDict(), config_json=CONFIG, clock=Clock())
     average = copy.deepcopy(old.nets["generator"])
     nn.init.constant_(average.conv.weight, 0.5)
-    checkpoint.save_model(
-        tmp_path / "model.safetensors",
-        nn.ModuleDict({"generator": average}),
-        config_json=CONFIG,
-        clock=Clock(),
-    )
+    released = nn.ModuleDict({"generator": average})
+    checkpoint.save_model(tmp_path / "model.safetensors", released, config_json=CONFIG, clock=Clock())
     fresh = new.nets["generator"].paint[1].weight[3:].clone()
     report = load_warm(new.nets, tmp_path, pictures=new.pictures)
     assert (new.nets["generator"].conv.weight == 0.5).all()
     assert torch.equal(new.nets["discriminator"].conv.weight, old.nets["discriminator"].conv.weight)
     assert torch.equal(new.nets["generator"].paint[1].weight[:3], old.nets["generator"].paint[1].weight)
     assert torch.equal(new.nets["generator"].paint[1].weight[3:], fresh)
-    assert torch.equal(
-        new.nets["discriminator"].read[1].weight[:, :3], old.nets["discriminator"].read[1].weight
-    )
+    wide, narrow = (nets["discriminator"].read[1].weight for nets in (new.nets, old.nets))
+    assert torch.equal(wide[:, :3], narrow)
     assert not report.missing and not report.mismatched and len(report.partly) == 6
     assert "6 in the channels that both have" in str(report)
     assert len(load_warm(new.nets, tmp_path).mismatched) == 6

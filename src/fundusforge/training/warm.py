@@ -73,8 +73,7 @@ def load_warm(nets: nn.ModuleDict, path: Path, *, pictures: Collection[str] = ()
     fits = {name: t for name, t in found.items() if name is not None and t.shape == own[name].shape}
     parts = {
         name: t for name, t in found.items()
-        if name is not None and name not in fits and set(name.split(".")) & {*pictures}
-        and t.ndim == own[name].ndim and sum(a != b for a, b in zip(t.shape, own[name].shape, strict=True)) == 1
+        if name is not None and set(name.split(".")) & {*pictures} and _differ(t, own[name]) == 1
     }  # fmt: skip
     if not fits:
         raise CheckpointError(f"{source}: no tensor of it has a name and shape of this model")
@@ -89,6 +88,11 @@ def load_warm(nets: nn.ModuleDict, path: Path, *, pictures: Collection[str] = ()
         unused=unused,
         partly=tuple(sorted(parts)),
     )
+
+
+def _differ(a: Tensor, b: Tensor) -> int | None:
+    """Return in how many sides two tensors differ; None if they have different numbers of them."""
+    return sum(x != y for x, y in zip(a.shape, b.shape, strict=True)) if a.ndim == b.ndim else None
 
 
 def _nets_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
