@@ -167,7 +167,7 @@ def test_the_probability_of_changes_follows_the_discriminator() -> None:
         optimizer.zero_grad()
         sum(sum(recipe.losses("balance", {}, 0).values()) / len(signs) for _ in signs).backward()
         optimizer.step()
-        return float(state.strength)
+        return float(state.strength.detach())
 
     assert turn(1.0) == pytest.approx(0.1)
     assert turn(1.0, SURE) == pytest.approx(0.15)  # two parts of a batch count half each
@@ -209,6 +209,15 @@ def test_paths_teach_the_whole_generator_and_their_mean_is_kept() -> None:
     assert float(found["length"]) == pytest.approx(0.005 * float(length) ** 2, rel=1e-4)
 
 
+def test_fewer_pictures_are_guarded_more() -> None:
+    many, some, few = (SMALL.suited(count) for count in (5000, 200, 20))
+    assert many.gamma == pytest.approx(0.0002 * 64**2 / 16) and many.adaptive_over == 4000
+    assert many.gamma < some.gamma < few.gamma == pytest.approx(5 * many.gamma)
+    assert many.adaptive_over > some.adaptive_over > few.adaptive_over >= 500
+    own = replace(SMALL, gamma=7.0, adaptive_over=9)
+    assert own.suited(20) == own
+
+
 def test_frozen_levels_of_the_discriminator_keep_their_weights() -> None:
     for c in (replace(SMALL, frozen=2), replace(FIRST, frozen=2)):
         net = c.build().nets["discriminator"]
@@ -225,7 +234,7 @@ def test_frozen_levels_of_the_discriminator_keep_their_weights() -> None:
         ({"masks": ("nothing",)}, "unknown mask"),
         ({"widths": ()}, "positive"),
         ({"mixing": 2.0}, "0 to 1"),
-        ({"frozen": 9}, "frozen 0 to 5"),
+        ({"frozen": 9}, "frozen must be 0 to 5"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(change: dict[str, object], message: str) -> None:

@@ -200,6 +200,13 @@ def test_the_best_model_by_the_given_score_is_kept_over_sittings(tmp_path: Path)
     ]
 
 
+def test_snapshots_are_kept(tmp_path: Path) -> None:
+    run(Segmenter(), tmp_path, replace(EIGHT_STEPS, keep_every="12img"))
+    kept = sorted(path.name for path in (tmp_path / "snapshots").iterdir())
+    assert kept == ["000000012.safetensors", "000000024.safetensors"]
+    assert checkpoint.read_metadata(tmp_path / "snapshots" / kept[0])["images"] == "12"
+
+
 def test_training_ends_early_without_progress_or_on_request(tmp_path: Path) -> None:
     scores = iter([0.5, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
 

@@ -47,6 +47,22 @@ ALIKE, BY_HEART, STEEP = 0.5, 0.5, 3.0
 """Limits of `diversity` (below), `overfit` and `slope` (above) at which a training is warned of."""
 
 
+def settled(config: Config, loop: LoopConfig, learnt: Sequence[Record]) -> Config:
+    """Return the configuration with what its data decide: the budget, and settings for few pictures.
+
+    Raises:
+        DatasetError: See `budgeted`.
+    """
+    config = budgeted(config, loop)
+    if isinstance(config, StyleGANConfig):
+        pictures = len(_fit(config, learnt)) * (1 + config.mirror)
+        config = config.suited(pictures)
+        said = f"gamma {config.gamma:.3g}"
+        said += f", adaptive_over {config.adaptive_over}" if config.adaptive else ""
+        say(f"{pictures} pictures to learn from: {said}")
+    return config
+
+
 def budgeted(config: Config, loop: LoopConfig) -> Config:
     """Return the configuration with its budget, where it grows: its own, or the loop's length.
 

@@ -103,7 +103,7 @@ def fit(
     if isinstance(config, ClassifierConfig):
         learnt = classifying.learnable(config, learnt)
     if isinstance(config, PGGANConfig | StyleGANConfig):
-        config = drawing.budgeted(config, loop)
+        config = drawing.settled(config, loop, learnt)
     if isinstance(config, Pix2PixConfig):
         whole = (record for record in learnt if set(config.masks) <= set(record.masks))
         config = replace(config, cameras=tuple(sorted({_camera(record) for record in whole})))

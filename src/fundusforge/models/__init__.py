@@ -194,7 +194,7 @@ LOOPS: dict[str, dict[str, object]] = {
     "unet": {"batch": 8, "schedule": "cosine", "warmup": 800, "ema_images": 4000.0},
     "pix2pix": {"batch": 1, "ema_images": 1000.0, "channels_last": False},
     "pggan": {"batch": 16, "ema_images": 10000.0, "ema_rampup": 0.05},
-    "stylegan": {"batch": 16, "ema_images": 10000.0, "ema_rampup": 0.05},
+    "stylegan": {"batch": 16, "ema_images": 10000.0, "ema_rampup": 0.05, "patience": 12},
     "encoder": {"batch": 16, "ema_images": 2000.0},
     "selfsupervised": {"batch": 16, "schedule": "cosine", "warmup": 1600, "ema_images": 2000.0},
     "classifier": {"batch": 10, "schedule": "cosine", "warmup": 500, "ema_images": 1000.0},

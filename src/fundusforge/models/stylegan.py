@@ -20,7 +20,7 @@ from fundusforge.models.adaptive import DRAWS, augment
 from fundusforge.models.growing import Stage, at_stage, shown, stacked
 from fundusforge.models.pggan import Reader
 from fundusforge.models.recipe import Phase, View
-from fundusforge.models.styles import GRADES, Generator, StyleSettings
+from fundusforge.models.styles import GRADES, MANY, Generator, StyleSettings
 
 SURE = 0.6
 """Mean sign of the discriminator's opinion of real pictures that is aimed at (Karras et al. 2020)."""
@@ -80,7 +80,7 @@ class StyleGAN:
 
     def __init__(self, c: StyleGANConfig) -> None:
         """Build networks and optimizers."""
-        self.config = c
+        self.config = c = c if c.gamma and c.adaptive_over else c.suited(MANY)
         discriminator = (
             Reader(c.channels, c.widths, 1, deviation=True, level=adain.Shrink)
             if c.generation == 1
@@ -153,7 +153,7 @@ class StyleGAN:
         real = self._changed(self._real(batch, stage), draws.real_changes).requires_grad_(penalised)
         on_real = self.opinion(real, stage, condition)
         slope = steepness(on_real, real) if penalised else on_real.new_zeros(())
-        weight = self._gamma(stage) / 2 * c.penalty_every
+        weight = c.gamma / 2 * c.penalty_every
         if phase == "penalty" and not relativistic:
             return {"slope": slope * weight}
         with torch.no_grad():
@@ -204,10 +204,6 @@ class StyleGAN:
         colours = 0 if self.config.contrasts else 3
         strength = cast(Balance, self.nets["balance"]).strength.detach().clamp(0, 1)
         return augment(pictures, colours, strength, draws)
-
-    def _gamma(self, stage: Stage) -> float:
-        """Weight of the gradient penalty: as set, or by the side."""
-        return self.config.gamma or 0.0002 * stage.side**2 / 16
 
     def _path_lengths(self, batch: dict[str, Tensor], condition: Tensor | None) -> dict[str, Tensor]:
         """Penalty on how differently pictures change with their styles, on half of the batch."""

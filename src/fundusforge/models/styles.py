@@ -7,8 +7,8 @@ and the second (Karras et al. 2020, `models.modulated`). Masks are further chann
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from fundusforge.models.growing import FIRST, Growth, Stage
 from fundusforge.models.modulated import Mapping
 from fundusforge.models.recipe import check_contrasts, check_masks
 
+MANY = 1000
+"""Training pictures from which their number changes no setting."""
 GRADES = 5
 """Grades of diabetic retinopathy that may be asked for."""
 _MEASURED = 4096
@@ -48,7 +50,7 @@ class StyleSettings:
     lr: float = 2.5e-3
     """Learning rate of Adam."""
     gamma: float = 0.0
-    """Weight of the gradient penalty at real pictures; 0 takes 0.0002 * side^2 / 16 (Karras et al. 2020)."""
+    """Weight of the gradient penalty at real pictures; 0 takes what suits their size and number."""
     penalty_every: int = 16
     """Batches from one gradient penalty to the next, which counts as often more."""
     paths: float = 2.0
@@ -57,8 +59,9 @@ class StyleSettings:
     """How often an image is drawn from two vectors, one for the coarse and one for the fine layers."""
     adaptive: bool = True
     """Change pictures before the discriminator sees them, as often as it needs."""
-    adaptive_over: int = 4000
-    """Batches over which the probability of a change can rise from 0 to 1."""
+    adaptive_over: int = 0
+    """Batches over which the probability of a change can rise from 0 to 1; 0 takes what suits the number of
+    pictures."""
     loss: Literal["logistic", "relativistic"] = "logistic"
     """Each picture by itself, or real and drawn ones against each other with a gradient penalty at both."""
     frozen: int = 0
@@ -85,19 +88,18 @@ class StyleSettings:
             raise ValueError(f"classes must be given once each, not {self.classes}")
         if self.generation == 1 and (self.classes or len(self.widths) < 2):
             raise ValueError("the first generation asks for no classes, and grows from 8 px on")
-        if (
-            not (0 <= self.mixing <= 1 and 0 <= self.fade <= 1)
-            or min(self.penalty_every, self.adaptive_over) < 1
-        ):
+        if not (0 <= self.mixing <= 1 and 0 <= self.fade <= 1) or self.penalty_every < 1:
             raise ValueError(
-                "mixing and fade must be 0 to 1, penalty_every and adaptive_over positive, "
-                f"not {self.mixing}, {self.fade}, {self.penalty_every}, {self.adaptive_over}"
+                "mixing and fade must be 0 to 1 and penalty_every positive, "
+                f"not {self.mixing}, {self.fade}, {self.penalty_every}"
             )
-        if min(self.gamma, self.paths, self.budget) < 0 or not 0 <= self.frozen <= len(self.widths):
+        if min(self.gamma, self.paths, self.budget, self.adaptive_over) < 0:
             raise ValueError(
-                f"gamma, paths and budget must not be negative, frozen 0 to {len(self.widths)}, "
-                f"not {self.gamma}, {self.paths}, {self.budget}, {self.frozen}"
+                "gamma, paths, budget and adaptive_over must not be negative, "
+                f"not {self.gamma}, {self.paths}, {self.budget}, {self.adaptive_over}"
             )
+        if not 0 <= self.frozen <= len(self.widths):
+            raise ValueError(f"frozen must be 0 to {len(self.widths)} levels, not {self.frozen}")
 
     @property
     def channels(self) -> int:
@@ -135,6 +137,17 @@ class StyleSettings:
         there = condition[len(own) :]
         grade = own.index(1.0) if 1.0 in own else None
         return grade, tuple(name for name, value in zip(self.findings, there, strict=True) if value > 0)
+
+    def suited(self, pictures: int) -> Self:
+        """Return the settings with what was left open chosen for so many training pictures.
+
+        `gamma` is 0.0002 * side^2 / 16 (Karras et al. 2020) for 1,000 pictures or more, and grows as the root
+        of how many fewer there are, to five times as much: the fewer, the sooner a discriminator knows them.
+        For the same reason changes of pictures become more likely within fewer batches: 4,000 for 1,000.
+        """
+        few = min(1.0, pictures / MANY) ** 0.5
+        gamma = self.gamma or 0.0002 * self.size**2 / 16 * min(5.0, 1 / max(few, 1e-6))
+        return replace(self, gamma=gamma, adaptive_over=self.adaptive_over or max(500, round(4000 * few)))
 
     @property
     def growth(self) -> Growth:

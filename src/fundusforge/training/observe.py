@@ -21,7 +21,16 @@ from fundusforge import images as pictures
 from fundusforge.models.recipe import Recipe
 from fundusforge.training import checkpoint, parallel
 from fundusforge.training.checkpoint import Clock
-from fundusforge.training.run import BEST, MODEL, Every, Log, LoopConfig, ProgressLine, parse_budget
+from fundusforge.training.run import (
+    BEST,
+    MODEL,
+    SNAPSHOTS,
+    Every,
+    Log,
+    LoopConfig,
+    ProgressLine,
+    parse_budget,
+)  # fmt: skip
 from fundusforge.training.warm import WarmStart
 
 Batch = dict[str, Tensor]
@@ -97,6 +106,11 @@ class Observer:
             Every(parse_budget(text), images=clock.images, seconds=clock.seconds)
             for text in (c.save_every, c.sample_every, c.validate_every)
         )
+        self.keep_due = (
+            Every(parse_budget(c.keep_every), images=clock.images, seconds=clock.seconds)
+            if c.keep_every
+            else None
+        )
         self.best = _best_so_far(run_dir / BEST, validation)
         self.enough: str | None = None
         """Why training should end early."""
@@ -126,6 +140,9 @@ class Observer:
             checkpoint.save_state(
                 self.run_dir, self.nets.recipe, self.nets.averages, config_json=self.config_json, clock=clock
             )
+        if self.keep_due and self.keep_due.due(*now):
+            (self.run_dir / SNAPSHOTS).mkdir(exist_ok=True)
+            self._save_model(f"{SNAPSHOTS}/{clock.images:09}.safetensors", clock)
         if (self.sample_due.due(*now) and not interrupted) or finished:
             self._sample(clock)
         if self.validation and ((self.validate_due.due(*now) and not interrupted) or finished):

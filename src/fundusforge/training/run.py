@@ -30,6 +30,7 @@ from fundusforge.records import write_text
 
 STATE, PREVIOUS = "state.safetensors", "state.previous.safetensors"
 MODEL, BEST = "model.safetensors", "best.safetensors"
+SNAPSHOTS = "snapshots"
 CONFIG, LOG = "config.json", "log.jsonl"
 
 _BUDGET = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
@@ -112,6 +113,8 @@ class LoopConfig:
     """Parts into which each process cuts its share of a batch, one after the other, to save memory."""
     save_every: str = "5min"
     """How often the state is saved: images or time."""
+    keep_every: str | None = None
+    """How often a snapshot of the model is kept in the folder `snapshots`: images or time; None for never."""
     sample_every: str = "10min"
     """How often a grid of samples is drawn: images or time."""
     sample_count: int = 16
@@ -145,9 +148,10 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        for name in ("stop_after", "save_every", "sample_every", "validate_every"):
+        for name in ("stop_after", "save_every", "keep_every", "sample_every", "validate_every"):
             try:
-                parse_budget(getattr(self, name))
+                if getattr(self, name) is not None:
+                    parse_budget(getattr(self, name))
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
         for name in ("batch", "accumulate", "sample_count", "log_every"):
