@@ -47,12 +47,15 @@ class ImageSet:
     def field_of_view(self, index: int) -> Grey | None:
         """Return the field of view of image `index`, (H, W) uint8 0/255, or None if it has none.
 
+        A synthetic image of which none was found when it was drawn is a retina throughout.
+
         Raises:
             DatasetError: It cannot be read, or nothing is inside it.
         """
         path = self.records[index].field_of_view
         if path is None:
-            return None
+            whole = self.records[index].synthetic
+            return np.full(self.image(index).shape[:2], 255, np.uint8) if whole else None
         field_of_view = read_mask(self.folder / path)
         if not field_of_view.any():
             raise DatasetError(
