@@ -157,13 +157,13 @@ def test_what_is_asked_for_changes_pictures_and_opinions() -> None:
 
 
 def test_the_probability_of_changes_follows_the_discriminator() -> None:
-    c = replace(SMALL, adaptive_over=10)
+    c = replace(SMALL, adaptive_over=40)  # images; a batch has 4
     recipe = StyleGAN(c)
     state, optimizer = recipe.nets["balance"], recipe.phases[-1].optimizer
     assert isinstance(state, Balance) and recipe.phases[-1].name == "balance"
 
     def turn(*signs: float) -> float:
-        recipe._seen.extend(torch.tensor(sign) for sign in signs)
+        recipe._seen.extend((torch.tensor(sign), 4) for sign in signs)
         optimizer.zero_grad()
         sum(sum(recipe.losses("balance", {}, 0).values()) / len(signs) for _ in signs).backward()
         optimizer.step()
@@ -211,9 +211,9 @@ def test_paths_teach_the_whole_generator_and_their_mean_is_kept() -> None:
 
 def test_fewer_pictures_are_guarded_more() -> None:
     many, some, few = (SMALL.suited(count) for count in (5000, 200, 20))
-    assert many.gamma == pytest.approx(0.0002 * 64**2 / 16) and many.adaptive_over == 4000
+    assert many.gamma == pytest.approx(0.0002 * 64**2 / 16) and many.adaptive_over == 500_000
     assert many.gamma < some.gamma < few.gamma == pytest.approx(5 * many.gamma)
-    assert many.adaptive_over > some.adaptive_over > few.adaptive_over >= 500
+    assert many.adaptive_over > some.adaptive_over > few.adaptive_over >= 50_000
     own = replace(SMALL, gamma=7.0, adaptive_over=9)
     assert own.suited(20) == own
 

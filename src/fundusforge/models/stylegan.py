@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -118,7 +119,7 @@ class StyleGAN:
             draws=2 * (2 * c.latent + 2 + 2 * DRAWS),
             halved_from=c.growth.halved_from(),
         )
-        self._seen: list[Tensor] = []
+        self._seen: list[tuple[Tensor, int]] = []
         self._lengths: list[Tensor] = []
 
     # ---- the phases ----------------------------------------------------------------------------------------
@@ -163,7 +164,8 @@ class StyleGAN:
             slope = slope + steepness(on_fake, fake)
         if phase == "penalty":
             return {"slope": slope * weight}
-        self._seen.append(on_real.detach().sign().mean())
+        # The loop takes the mean over processes, and over the parts of an accumulated batch (then slower).
+        self._seen.append((on_real.detach().sign().mean(), len(on_real) * _processes()))
         found = {"slope": slope * weight} if penalised else {}
         if relativistic:
             return found | {"pair": F.softplus(on_fake - on_real).mean()}
@@ -227,10 +229,10 @@ class StyleGAN:
         c, state = self.config, cast(Balance, self.nets["balance"])
         found: dict[str, Tensor] = {}
         if self._seen:
-            sign = self._seen.pop(0)
+            sign, seen = self._seen.pop(0)
             state.strength.data.clamp_(0, 1)
             sure = (sign - SURE) / (1 - SURE) if c.adaptive else sign * 0
-            found["strength"] = -state.strength * (sure / c.adaptive_over)
+            found["strength"] = -state.strength * (sure * seen / c.adaptive_over)
             found["sign"] = sign
             found["augmented"] = state.strength.detach().clone()
         if self._lengths:
@@ -242,6 +244,11 @@ class StyleGAN:
         """Drawn pictures at full size, with each mask below."""
         c, generator = self.config, cast(Generator, nets["generator"])
         return shown(generator(Draws.of(batch, c, 0).latents, self.asked(batch)), len(c.masks), c.size)
+
+
+def _processes() -> int:
+    """Number of processes that share a batch."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def steepness(opinion: Tensor, pictures: Tensor) -> Tensor:

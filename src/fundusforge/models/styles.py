@@ -60,7 +60,7 @@ class StyleSettings:
     adaptive: bool = True
     """Change pictures before the discriminator sees them, as often as it needs."""
     adaptive_over: int = 0
-    """Batches over which the probability of a change can rise from 0 to 1; 0 takes what suits the number of
+    """Images over which the probability of a change can rise from 0 to 1; 0 takes what suits the number of
     pictures."""
     loss: Literal["logistic", "relativistic"] = "logistic"
     """Each picture by itself, or real and drawn ones against each other with a gradient penalty at both."""
@@ -143,11 +143,12 @@ class StyleSettings:
 
         `gamma` is 0.0002 * side^2 / 16 (Karras et al. 2020) for 1,000 pictures or more, and grows as the root
         of how many fewer there are, to five times as much: the fewer, the sooner a discriminator knows them.
-        For the same reason changes of pictures become more likely within fewer batches: 4,000 for 1,000.
+        For the same reason changes of pictures may become likely within fewer images: 500,000 for 1,000
+        pictures (Karras et al. 2020), by the same root. Much faster, and the generator draws the changes.
         """
         few = min(1.0, pictures / MANY) ** 0.5
         gamma = self.gamma or 0.0002 * self.size**2 / 16 * min(5.0, 1 / max(few, 1e-6))
-        return replace(self, gamma=gamma, adaptive_over=self.adaptive_over or max(500, round(4000 * few)))
+        return replace(self, gamma=gamma, adaptive_over=self.adaptive_over or max(50_000, round(500_000 * few)))
 
     @property
     def growth(self) -> Growth:
