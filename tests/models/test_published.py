@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from conftest import ROOT
@@ -17,6 +19,7 @@ from fundusforge.models.published import (
     generator_of,
     published,
 )
+from fundusforge.sample.latents import Drawer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -208,3 +211,29 @@ def test_odd_shape_and_other_architectures() -> None:
         generator_of(published_discriminator())
     with pytest.raises(ValueError, match="expected levels of 4, 8"):
         discriminator_of(tensors)
+
+
+def test_a_published_generator_becomes_a_model_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    adopting = importlib.import_module("adopt_stylegan2")
+    tensors = published_generator()
+    save_file(tensors, tmp_path / "G.safetensors")
+    adopting.main(adopting.Adopt(tmp_path / "G.safetensors", tmp_path / "ours.safetensors", terms="CC0"))
+    assert "16 px, 3 channels" in capsys.readouterr().out
+    drawer = Drawer.load(tmp_path / "ours.safetensors", device="cpu")
+    found, latents = generator_of(tensors), torch.randn(2, LATENT)
+    with torch.no_grad():
+        styles = found.mapping(latents)[:, None].expand(-1, found.synthesis.styles, -1)
+        wanted = found.synthesis(styles)
+        assert torch.allclose(drawer.generator(latents), wanted, atol=1e-5)
+    assert drawer.terms == ("G: CC0",)
+    wrong = adopting.Adopt(tmp_path / "G.safetensors", tmp_path / "x.safetensors", terms="", masks=("disc",))
+    with pytest.raises(SystemExit, match="draws 3 channels"):
+        adopting.main(wrong)
+    del tensors["synthesis.b4.const"]
+    save_file(tensors, tmp_path / "broken.safetensors")
+    with pytest.raises(SystemExit, match=r"broken.safetensors: .*synthesis\.b4\.const"):
+        adopting.main(adopting.Adopt(tmp_path / "broken.safetensors", tmp_path / "x.safetensors", terms=""))
+    assert not (tmp_path / "x.safetensors").exists()
