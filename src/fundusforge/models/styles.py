@@ -143,12 +143,13 @@ class StyleSettings:
 
         `gamma` is 0.0002 * side^2 / 16 (Karras et al. 2020) for 1,000 pictures or more, and grows as the root
         of how many fewer there are, to five times as much: the fewer, the sooner a discriminator knows them.
-        For the same reason changes of pictures may become likely within fewer images: 500,000 for 1,000
-        pictures (Karras et al. 2020), by the same root. Much faster, and the generator draws the changes.
+        For the same reason changes of pictures may become likely within fewer images, 500,000 for 1,000
+        pictures, by the same root. Much faster, and the generator draws the changes.
         """
         few = min(1.0, pictures / MANY) ** 0.5
         gamma = self.gamma or 0.0002 * self.size**2 / 16 * min(5.0, 1 / max(few, 1e-6))
-        return replace(self, gamma=gamma, adaptive_over=self.adaptive_over or max(50_000, round(500_000 * few)))
+        over = self.adaptive_over or max(50_000, round(500_000 * few))
+        return replace(self, gamma=gamma, adaptive_over=over)
 
     @property
     def growth(self) -> Growth:
