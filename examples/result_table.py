@@ -1,6 +1,7 @@
 """Figures of an evaluation or an audit for `docs/results`: JSON lines, or a table beside real images.
 
     python examples/result_table.py runs/judged --name painter | python docs/results/record.py
+    python examples/result_table.py runs/judged --name style --figures agreement_auc --over frechet
     python examples/result_table.py runs/judged --control runs/control --markdown
 
 The control is an evaluation of real images in place of the synthetic ones, by the same metrics.
@@ -9,6 +10,7 @@ The control is an evaluation of real images in place of the synthetic ones, by t
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +32,10 @@ class ResultTable:
     """Folder with the results.json of real images, for the table."""
     name: str = "judged"
     """First part of the figures' names."""
+    figures: tuple[str, ...] = ()
+    """Print these alone."""
+    over: tuple[str, ...] = ()
+    """Figures of sets to print over the same figure of real halves, as `NAME_FIGURE_over_floor`."""
     markdown: bool = False
     """Print a table instead of JSON lines."""
 
@@ -41,8 +47,8 @@ def read(folder: Path) -> Results | Audit:
     return read_audit(folder / AUDIT)
 
 
-def lines(results: Results | Audit, name: str) -> list[str]:
-    """Return a JSON line for every figure that has a value and an interval."""
+def lines(results: Results | Audit, name: str, figures: Sequence[str] = ()) -> list[str]:
+    """Return a JSON line for every figure that has a value and an interval, or for those named."""
     return [
         json.dumps(
             {
@@ -51,8 +57,25 @@ def lines(results: Results | Audit, name: str) -> list[str]:
             }
         )
         for f in results.figures
-        if f.value is not None
+        if f.value is not None and (not figures or f.name in figures)
     ]  # fmt: skip
+
+
+def over_floor(results: Results | Audit, name: str, wanted: Sequence[str]) -> list[str]:
+    """Return a JSON line for each wanted figure over that of real halves, at their number of images.
+
+    The interval is from the one end of the halves to the other.
+    """
+    found: list[str] = []
+    for f in results.figures:
+        if f.name in wanted and f.floor and f.matched is not None and f.floor.low > 0:
+            row = {
+                "name": f"{name}_{f.name}_over_floor", "value": short(f.matched / f.floor.value),
+                "low": short(f.matched / f.floor.high), "high": short(f.matched / f.floor.low), "n": f.n,
+                "unit": "ratio", "command": results.command,
+            }  # fmt: skip
+            found.append(json.dumps(row))
+    return found
 
 
 def table(results: Results | Audit, control: Results | Audit | None) -> list[str]:
@@ -94,7 +117,11 @@ def main(c: ResultTable) -> None:
     """Print."""
     results = read(c.results)
     control = read(c.control) if c.control else None
-    print("\n".join(table(results, control) if c.markdown else lines(results, c.name)))
+    if c.markdown:
+        print("\n".join(table(results, control)))
+        return
+    rows = [] if c.over and not c.figures else lines(results, c.name, c.figures)
+    print("\n".join(rows + over_floor(results, c.name, c.over)))
 
 
 if __name__ == "__main__":
