@@ -178,7 +178,30 @@ def test_the_probability_of_changes_follows_the_discriminator() -> None:
     assert turn(SURE) == 1.0
 
 
-def test_pictures_are_changed_only_as_often_as_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_kept_that_is_not_used() -> None:
+    for c in (replace(SMALL, adaptive=False), FIRST):
+        recipe, batch = StyleGAN(c), batch_of(c)
+        for _ in range(3):
+            for phase in recipe.phases:
+                if phase.name != "paths":
+                    assert recipe.losses(phase.name, batch, 8)
+        assert not recipe._seen and not recipe._lengths
+
+
+def test_eyes_are_mirrored_only_on_request() -> None:
+    draws = torch.zeros(64, DRAWS)
+    draws[:, :13] = -9.0  # every change is made, and all but mirroring do nothing
+    draws[:, 13] = torch.linspace(-2, 2, 64)
+    pictures = torch.rand(64, 4, 16, 16)
+    for mirror in (False, True):
+        recipe = StyleGAN(replace(SMALL, mirror=mirror))
+        recipe.nets["balance"].strength.data.fill_(1.0)
+        changed = recipe._changed(pictures, draws)
+        flipped = torch.isclose(changed, pictures.flip(-1), atol=1e-4).flatten(1).all(1)
+        assert bool(flipped.any()) == mirror
+
+
+def test_pictures_are_changed_only_as_often_as_is_needed() -> None:
     recipe, batch = StyleGAN(SMALL), batch_of(SMALL)
     pictures = torch.cat([batch["image"], batch["masks"]], 1)
     draws = torch.randn(4, DRAWS)
@@ -206,7 +229,7 @@ def test_paths_teach_the_whole_generator_and_their_mean_is_kept() -> None:
     assert not [name for name in lacking if not name.endswith(("bias", "strength"))]
     (length,) = recipe._lengths
     found = recipe.losses("balance", {}, 0)
-    assert float(found["length"]) == pytest.approx(0.005 * float(length) ** 2, rel=1e-4)
+    assert float(found["length"].detach()) == pytest.approx(0.005 * float(length) ** 2, rel=1e-4)
 
 
 def test_fewer_pictures_are_guarded_more() -> None:

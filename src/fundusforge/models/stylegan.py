@@ -165,7 +165,8 @@ class StyleGAN:
         if phase == "penalty":
             return {"slope": slope * weight}
         # The loop takes the mean over processes, and over the parts of an accumulated batch (then slower).
-        self._seen.append((on_real.detach().sign().mean(), len(on_real) * _processes()))
+        if c.adaptive:
+            self._seen.append((on_real.detach().sign().mean(), len(on_real) * _processes()))
         found = {"slope": slope * weight} if penalised else {}
         if relativistic:
             return found | {"pair": F.softplus(on_fake - on_real).mean()}
@@ -205,7 +206,7 @@ class StyleGAN:
             return pictures
         colours = 0 if self.config.contrasts else 3
         strength = cast(Balance, self.nets["balance"]).strength.detach().clamp(0, 1)
-        return augment(pictures, colours, strength, draws)
+        return augment(pictures, colours, strength, draws, mirror=self.config.mirror)
 
     def _path_lengths(self, batch: dict[str, Tensor], condition: Tensor | None) -> dict[str, Tensor]:
         """Penalty on how differently pictures change with their styles, on half of the batch."""
@@ -231,14 +232,13 @@ class StyleGAN:
         if self._seen:
             sign, seen = self._seen.pop(0)
             state.strength.data.clamp_(0, 1)
-            sure = (sign - SURE) / (1 - SURE) if c.adaptive else sign * 0
-            found["strength"] = -state.strength * (sure * seen / c.adaptive_over)
+            found["strength"] = -state.strength * ((sign - SURE) / (1 - SURE) * seen / c.adaptive_over)
             found["sign"] = sign
             found["augmented"] = state.strength.detach().clone()
         if self._lengths:
             length = self._lengths.pop(0)
             found["length"] = (1 - _FORGET) / 2 * (state.length - length).square()
-        return found
+        return found or {"nothing": 0 * state.length}
 
     def preview(self, nets: nn.ModuleDict, batch: dict[str, Tensor]) -> Tensor:
         """Drawn pictures at full size, with each mask below."""
