@@ -135,6 +135,27 @@ def test_few_photographs_are_watched_where_batches_halve(drawn_folder: Callable[
     assert drawing_judge(recipe, bare, []) is None
 
 
+def test_a_style_based_training_goes_on_bit_for_bit_and_keeps_what_may_be_asked(
+    drawn_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = drawn_folder(20, size=32)
+    words = ["train", "stylegan", str(folder), *WORDS, "--model.style", "6", "--model.classes", "grade"]
+    words += ["--loop.validate-every", "24img", "--model.adaptive-over", "40"]
+    assert main([*words, "--stop-after", "48img", "--out", str(tmp_path / "whole")]) == 0
+    assert main([*words, "--stop-after", "24img", "--out", str(tmp_path / "halves")]) == 0
+    again = [*words, "--stop-after", "48img", "--resume", "--out", str(tmp_path / "halves")]
+    assert main(again) == 0, capsys.readouterr().err
+    whole, halves = (
+        checkpoint.read(tmp_path / name / "state.safetensors")[0] for name in ("whole", "halves")
+    )
+    assert whole.keys() == halves.keys() and all(torch.equal(whole[n], halves[n]) for n in whole)
+    assert float(whole["nets.balance.strength"]) != 0
+    learnt = [record for record in read_folder(folder) if record.split == "train"]
+    asked = json.loads(checkpoint.read_metadata(tmp_path / "whole")["asked"])
+    assert len(asked) == len(learnt) and {sum(row) for row in asked} <= {0.0, 1.0}
+    assert Drawer.load(tmp_path / "whole", device="cpu").asked
+
+
 # ---- the watch ---------------------------------------------------------------------------------------------
 
 

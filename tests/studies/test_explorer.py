@@ -20,6 +20,8 @@ from fundusforge.images import read_image
 from fundusforge.models import ModelConfig
 from fundusforge.models.encoder import EncoderConfig
 from fundusforge.models.pggan import Generator, PGGANConfig
+from fundusforge.models.stylegan import StyleGANConfig
+from fundusforge.models.styles import Generator as Styled
 from fundusforge.records import DatasetError, read_folder, write_metadata
 from fundusforge.sample.drawing import draw
 from fundusforge.sample.inversion import Inverter, apart, refine
@@ -101,6 +103,35 @@ def test_refinement_finds_a_vector_that_draws_the_same(drawer: Drawer) -> None:
     assert (after < 0.3 * before).all()
     assert torch.allclose(apart(drawer.pictures(moved), pictures), after, atol=1e-5)
     assert all(parameter.grad is None for parameter in drawer.generator.parameters())
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+def test_style_based_generators_have_the_same_commands(
+    eyes: Path, tmp_path: Path, capsys: pytest.CaptureFixture, generation: int
+) -> None:
+    torch.manual_seed(1)
+    classes = ("grade",) if generation == 2 else ()
+    c = StyleGANConfig(generation=generation, widths=(8, 8, 8, 8), latent=4, style=4, classes=classes)
+    model, encoder = str(tmp_path / "style.safetensors"), str(tmp_path / "encoder")
+    save_model(
+        Path(model), nn.ModuleDict({"generator": Styled(c)}), config_json=to_json(c, kind=ModelConfig),
+        clock=Clock(), extra={"asked": [c.condition(grade, ()) for grade in range(5)]} if classes else {},
+    )  # fmt: skip
+    drawer = Drawer.load(Path(model), device="cpu")
+    codes = np.concatenate([drawer.latent(0, index) for index in range(3)])
+    _, before = refine(drawer, drawer.pictures(codes), codes * 0, steps=0)
+    moved, after = refine(drawer, drawer.pictures(codes), codes * 0, steps=80)
+    assert (after < 0.6 * before).all() and np.abs(moved - codes).mean() < np.abs(codes).mean()
+    words = ["train", "encoder", "--model.generator", model, "--stop-after", "64img", "--loop.device", "cpu"]
+    assert main([*words, "--loop.no-tensorboard", "--quiet", "--out", encoder]) == 0
+    project = ["latent", "project", model, str(eyes), "--encoder", encoder, "--out", str(tmp_path / "again")]
+    assert main([*project, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["images"] == 12
+    assert all(record.structure_from_patient for record in read_folder(tmp_path / "again"))
+    walk = ["latent", "walk", model, "--stops", "2", "--frames", "3", "--out", str(tmp_path / "walk.gif")]
+    assert main(walk) == 0
+    with Pillow.open(tmp_path / "walk.gif") as film:
+        assert film.n_frames == 4
 
 
 def test_distance_by_hand() -> None:

@@ -28,6 +28,7 @@ from fundusforge.cli.models import Models
 from fundusforge.cli.prepare import Prepare
 from fundusforge.cli.release import Release
 from fundusforge.cli.report import Report
+from fundusforge.cli.review import Review
 from fundusforge.cli.sample import Sample
 from fundusforge.cli.train import Train
 
@@ -39,6 +40,7 @@ COMMANDS: dict[str, type[Command]] = {
     "label": Label,
     "sample": Sample,
     "latent": Latent,
+    "review": Review,
     "evaluate": Evaluate,
     "audit": Audit,
     "release": Release,
