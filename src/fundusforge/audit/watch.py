@@ -15,6 +15,8 @@ from fundusforge.records import Record
 
 SIDE = 64
 """Least side in pixels of drawn images that are compared: smaller ones show nobody's vessels."""
+LEAKING = 0.03
+"""Share of drawn images that may come too near to one learnt from: one of 64 may by chance."""
 LEVEL, MARGIN = 0.01, 3.0
 """As in the audit: false alarms allowed, and least excess of an offence."""
 

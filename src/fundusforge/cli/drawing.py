@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fundusforge.audit.watch import SIDE, Watch
+from fundusforge.audit.watch import LEAKING, SIDE, Watch
 from fundusforge.cli.command import say
 from fundusforge.config import to_json
 from fundusforge.evaluate.extractors import load_extractor
@@ -41,8 +41,6 @@ TABLE = 200
 """Training pictures of which a model keeps what they show, so that as much can be asked of it."""
 JUDGED = 64
 """Drawn pictures that are compared with those of validation."""
-LEAKING = 0.03
-"""Share of drawn photographs that may be too near to one learnt from: one of `JUDGED`, by chance."""
 ALIKE, BY_HEART, STEEP = 0.5, 0.5, 3.0
 """Limits of `diversity` (below), `overfit` and `slope` (above) at which a training is warned of."""
 

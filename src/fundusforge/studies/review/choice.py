@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fundusforge.audit.watch import SIDE
+from fundusforge.audit.watch import LEAKING, SIDE
 from fundusforge.studies.review.snapshots import REVIEW, Snapshot, facts, snapshot, snapshots
 from fundusforge.studies.review.verdicts import Review, ReviewError, accepted, last_of_each, read_verdict
 from fundusforge.training import checkpoint
 from fundusforge.training.checkpoint import annotate_metadata
 from fundusforge.training.run import BEST
 
-LEAKING = 0.03
-"""Largest share of images too near to a training image with which a snapshot is released, as in training."""
 REPLACED = "best.replaced.safetensors"
 """Name under which a run keeps the best model that a release replaced, unless it is one of the snapshots."""
 

@@ -20,11 +20,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from fundusforge import __version__
+from fundusforge.audit.watch import LEAKING
 from fundusforge.images import SYNTHETIC_XMP, Image, encode_image, resize, resize_mask
 from fundusforge.inspection import mask_colour, shown
 from fundusforge.records import MASKS, write_text
 from fundusforge.sample.latents import Drawer, Drawn
-from fundusforge.studies.review.choice import LEAKING
 from fundusforge.studies.review.curve import curve
 from fundusforge.studies.review.snapshots import (
     Snapshot,
