@@ -99,9 +99,9 @@ class StyleConv(nn.Module):
         x = x * scales[:, :, None, None]
         x = blurred(spaced(x, weight), 4.0, 1) if self.up else F.conv2d(x, weight, padding=1)
         length = scales.square() @ weight.square().sum((2, 3)).t()
-        x = x * ((length + 1e-8).rsqrt() * GAIN)[:, :, None, None]
-        noise = self.noise if noise is None else noise
-        return leaky(x + (noise * (self.strength * GAIN) + (self.bias * GAIN)[:, None, None]))
+        factor = ((length + 1e-8).rsqrt() * GAIN)[:, :, None, None]
+        x = torch.addcmul((self.bias * GAIN)[None, :, None, None], x, factor)
+        return leaky(x.add_((self.noise if noise is None else noise) * (self.strength * GAIN)))
 
     def alone(self, x: Tensor, style: Tensor) -> Tensor:
         """The same for one image (1, inputs, H, W) with the layer's own noise; nothing is learnt from it."""
@@ -213,7 +213,7 @@ class Halve(nn.Module):
         """Map (N, inputs, 2 H, 2 W) to (N, outputs, H, W)."""
         beside = F.conv2d(blurred(x, 1.0, 1, stride=2), self.beside * self.scale)
         x = blurred(leaky(self.first(x)), 1.0, 2)
-        return leaky(F.conv2d(x, self.second.kernel(), self.second.bias, stride=2)) + beside
+        return beside.add_(leaky(F.conv2d(x, self.second.kernel(), self.second.bias, stride=2)))
 
 
 class Discriminator(nn.Module):
