@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -17,7 +17,7 @@ from fundusforge.config import to_json
 from fundusforge.evaluate.extractors import load_extractor
 from fundusforge.evaluate.features import Extractor, Features
 from fundusforge.evaluate.kernel import kernel_distance
-from fundusforge.images import read_image
+from fundusforge.images import read_image, resize
 from fundusforge.models import ModelConfig, pggan, stylegan
 from fundusforge.models.encoder import EncoderConfig
 from fundusforge.models.growing import at_stage, stacked
@@ -149,26 +149,29 @@ def conclude(
 
 @dataclass(frozen=True)
 class _Comparison:
-    """Photographs of split `val` as features, to compare drawn ones with."""
+    """Photographs of split `val` as features, at the side of the drawn ones, to compare these with."""
 
     extractor: Extractor
-    real: Features
+    judged: Sequence[Record]
+    real: dict[int, Features] = field(default_factory=dict[int, Features])
+    """By side in pixels."""
 
     @classmethod
     def of(cls, config: Config, judged: Sequence[Record]) -> _Comparison | None:
-        """Read the photographs; None if contrasts are drawn, or there are fewer than two."""
-        if config.contrasts or len(judged) < 2:
-            return None
-        extractor = load_extractor("retina")
-        return cls(extractor, extractor([read_image(Path(record.image)) for record in judged]))
+        """Load the extractor; None if contrasts are drawn, or there are fewer than two photographs."""
+        return None if config.contrasts or len(judged) < 2 else cls(load_extractor("retina"), judged)
 
     def draw(self, drawer: Drawer) -> list[Drawn]:
         """Draw what is compared, always from the same vectors."""
         return [drawer.draw(drawer.latent(0, index)) for index in range(JUDGED)]
 
     def distance(self, drawn: Sequence[Drawn]) -> float:
-        """Kernel distance of drawn photographs."""
-        return kernel_distance(self.extractor([one.image for one in drawn]), self.real)
+        """Kernel distance of drawn photographs: larger real ones are made as small, or it would tell blur."""
+        side = max(drawn[0].image.shape[:2])
+        if side not in self.real:
+            shown = (read_image(Path(record.image)) for record in self.judged)
+            self.real[side] = self.extractor([resize(x, side) if max(x.shape) > side else x for x in shown])
+        return kernel_distance(self.extractor([one.image for one in drawn]), self.real[side])
 
 
 def _fit(config: Config, records: Sequence[Record]) -> list[Record]:
