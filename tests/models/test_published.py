@@ -213,6 +213,42 @@ def test_odd_shape_and_other_architectures() -> None:
         discriminator_of(tensors)
 
 
+def test_gradients_are_those_of_the_equations(literal: ModuleType) -> None:
+    """In double precision: in single, a value near the rectifier's kink falls to either side."""
+    made, judge = published_generator(), published_discriminator()
+    found, reader = generator_of(made), discriminator_of(judge)
+    nets = torch.nn.ModuleDict({"mapping": found.mapping, "synthesis": found.synthesis}).double()
+    reader.double()
+    for weights in (made, judge):
+        for name in weights:
+            weights[name] = weights[name].double()
+    torch.set_default_dtype(torch.float64)
+    try:
+        latent = torch.randn(3, LATENT, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        styles = found.mapping(latent)[:, None].expand(-1, found.synthesis.styles, -1)
+        reader(found.synthesis(styles)).square().mean().backward()
+        for weights in (made, judge):
+            for name in weights:
+                weights[name].requires_grad_(not name.endswith(("noise_const", "filter", "w_avg")))
+        literal.judged(judge, literal.drawn(made, literal.mapped(made, latent))).square().mean().backward()
+        pairs = (
+            (made, nets, generator_names(len(WIDTHS), conditioned=False)),
+            (judge, reader, discriminator_names(len(WIDTHS), conditioned=False)),
+        )
+        compared = 0
+        for weights, net, names in pairs:
+            for theirs, (ours, factor) in names.items():
+                if theirs in weights and weights[theirs].grad is not None:
+                    wanted, gradient = weights[theirs].grad, net.get_parameter(ours).grad
+                    assert gradient is not None, ours
+                    # How much images of a batch differ is measured in single precision.
+                    assert (gradient * factor - wanted).norm() < 1e-5 * wanted.norm(), ours
+                    compared += 1
+        assert compared > 40
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_a_published_generator_becomes_a_model_of_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
