@@ -39,7 +39,7 @@ from tyro.conf import Positional
 from corruptions import FRESH, HARMLESS, SEEN, STRENGTHS, UNSEEN, Photograph, corrupt
 from fundusforge import weights
 from fundusforge.annotate.segmenter import Segmenter, detect_field
-from fundusforge.cli.fitting import spread
+from fundusforge.cli.judges import spread
 from fundusforge.evaluate.extractors import load_encoder
 from fundusforge.evaluate.frechet import frechet_distance
 from fundusforge.evaluate.kernel import kernel_distance

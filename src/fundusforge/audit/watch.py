@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fundusforge.audit.nearest import Training, Unrelated, View, hidden
 from fundusforge.audit.pixels import pixel_plane
-from fundusforge.audit.stage import search, views
+from fundusforge.audit.stage import AuditConfig, search, views
 from fundusforge.evaluate.evidence import ImageSet
 from fundusforge.images import Grey, Image
 from fundusforge.records import Record
@@ -17,8 +17,6 @@ SIDE = 64
 """Least side in pixels of drawn images that are compared: smaller ones show nobody's vessels."""
 LEAKING = 0.03
 """Share of drawn images that may come too near to one learnt from: one of 64 may by chance."""
-LEVEL, MARGIN = 0.01, 3.0
-"""As in the audit: false alarms allowed, and least excess of an offence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +59,7 @@ class Watch:
             drawn: Images (S, S, 3) uint8 with their field of view (S, S), None where none was found: such an
                 image is nobody's.
         """
-        bar = self.unrelated.bar(LEVEL, MARGIN)
+        bar = self.unrelated.bar(AuditConfig.level, AuditConfig.margin)
         found = 0
         for image, field in drawn:
             if field is not None and min(image.shape[:2]) >= SIDE:

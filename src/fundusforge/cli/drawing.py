@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fundusforge.audit.watch import LEAKING, SIDE, Watch
+from fundusforge.cli import judges
 from fundusforge.cli.command import say
 from fundusforge.config import to_json
 from fundusforge.evaluate.extractors import load_extractor
@@ -123,10 +123,8 @@ def asked_of(recipe: Drawing, learnt: Sequence[Record]) -> list[list[float]]:
     """Return what each training picture shows, as numbers of the condition, at most `TABLE` of them."""
     if isinstance(recipe, PGGAN) or not recipe.config.classes:
         return []
-    fit = _fit(recipe.config, learnt)
-    places = np.unique(np.linspace(0, len(fit) - 1, min(TABLE, len(fit))).round().astype(int))
     rows: list[list[float]] = []
-    for record in (fit[place] for place in places):
+    for record in judges.spread(_fit(recipe.config, learnt), TABLE):
         there = [name for name in recipe.config.findings if finding(Path("/"), record, name) == 1]
         rows.append([*recipe.config.condition(record.grade, there)])
     return rows

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from fundusforge.cli.judges import (
     pretext_judge,
     segmentation_judge,
     segmentation_scores,
+    spread,
 )
 from fundusforge.config import to_json
 from fundusforge.evaluate.vessels import best_threshold
@@ -46,8 +47,6 @@ from fundusforge.training.checkpoint import annotate_metadata, model_file
 from fundusforge.training.loop import Validation, train
 from fundusforge.training.run import STATE, LoopConfig
 from fundusforge.training.warm import load_warm
-
-T = TypeVar("T")
 
 JUDGED = 32
 """Images of split `val` on which a model is judged, evenly spread, so that judging stays quick."""
@@ -175,12 +174,6 @@ def located(record: Record, folder: Path) -> Record:
         contrasts={name: replace(one, path=place(one.path)) for name, one in record.contrasts.items()},
         field_of_view=place(record.field_of_view) if record.field_of_view else None,
     )
-
-
-def spread(records: Sequence[T], count: int) -> list[T]:
-    """Return at most `count` records (or what goes with them), evenly spaced over all of them."""
-    places = np.unique(np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int))
-    return [records[place] for place in places]
 
 
 def describe(folders: Sequence[Path], learnt: Sequence[Record], judged: Sequence[Record]) -> dict[str, Any]:

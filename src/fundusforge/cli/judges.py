@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,14 @@ from fundusforge.records import DatasetError, Record
 from fundusforge.sample.painter import Painter
 from fundusforge.training.batches import Batches
 from fundusforge.training.loop import Validation
+
+T = TypeVar("T")
+
+
+def spread(records: Sequence[T], count: int) -> list[T]:
+    """Return at most `count` records (or what goes with them), evenly spaced over all of them."""
+    places = np.unique(np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int))
+    return [records[place] for place in places]
 
 
 def field_of(record: Record) -> np.ndarray | None:

@@ -21,7 +21,7 @@ from fundusforge import images as pictures
 from fundusforge.models.recipe import Recipe
 from fundusforge.training import checkpoint, parallel
 from fundusforge.training.checkpoint import Clock
-from fundusforge.training.run import (
+from fundusforge.training.run import (  # fmt: skip
     BEST,
     MODEL,
     SNAPSHOTS,
@@ -30,7 +30,7 @@ from fundusforge.training.run import (
     LoopConfig,
     ProgressLine,
     parse_budget,
-)  # fmt: skip
+)
 from fundusforge.training.warm import WarmStart
 
 Batch = dict[str, Tensor]
