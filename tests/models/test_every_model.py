@@ -24,11 +24,13 @@ from fundusforge.models import (
     styles,
 )
 from fundusforge.models.classifier import ClassifierConfig
+from fundusforge.models.edsr import EDSRConfig
 from fundusforge.models.encoder import Encoder, EncoderConfig
 from fundusforge.models.pggan import PGGANConfig
 from fundusforge.models.recipe import Recipe, check_masks
 from fundusforge.models.selfsupervised import SelfSupervisedConfig
 from fundusforge.models.stylegan import StyleGANConfig
+from fundusforge.models.vae import VAEConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -61,6 +63,13 @@ TINY = {
     ),
     "encoder-style": EncoderConfig(drawn=StyleGANConfig(widths=(8, 8, 8), latent=8, style=6), side=16),
     "encoder": EncoderConfig(drawn=PGGANConfig(widths=(8, 8, 8), latent=8), side=16),
+    "vae": VAEConfig(
+        size=32, patch=2, widths=(8, 8), latent=6, warmup=8, discriminator_widths=(8, 8)
+    ),
+    "edsr": EDSRConfig(blocks=2, width=8, crop=32),
+    "edsr-bicubic": EDSRConfig(
+        blocks=2, width=8, crop=32, residual_scale=0.1, kernel="bicubic", start="random"
+    ),
     "selfsupervised": SelfSupervisedConfig(size=64, crop=32, widths=(4, 8, 8), levels=2, features=6),
     "classifier": ClassifierConfig(size=64, widths=(4, 8, 8), pool="all"),
     "classifier-focal": ClassifierConfig(size=64, backbone=ENCODER, loss="focal"),
@@ -167,7 +176,8 @@ def test_the_loss_of_a_fixed_batch_falls(config: AnyConfig) -> None:
     recipe = build(replace(config, lr=2e-3))
     key = {
         "unet": "cross_entropy", "pix2pix": "l1", "selfsupervised": "damage", "classifier": "classification",
-        "pggan": "wasserstein", "encoder": "squared", "stylegan": "drawn",
+        "pggan": "wasserstein", "encoder": "squared", "stylegan": "drawn", "edsr": "l1",
+        "vae": "focal",
     }[config.kind]  # fmt: skip
     history = []
     for _ in range(12):

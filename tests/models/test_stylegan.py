@@ -263,3 +263,19 @@ def test_frozen_levels_of_the_discriminator_keep_their_weights() -> None:
 def test_settings_that_cannot_be_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(SMALL, **change)
+
+
+def test_pairs_are_judged_by_differences_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    c = replace(SMALL, loss="relativistic", penalty_every=1, paths=0.0)
+    found: list[tuple[list[float], float]] = []
+    for shift in (0.0, 50.0):
+        torch.manual_seed(0)
+        recipe, batch = StyleGAN(c), batch_of(c)
+        plain = recipe.opinion
+        monkeypatch.setattr(recipe, "opinion", lambda *a, plain=plain, shift=shift: plain(*a) + shift)
+        losses = recipe.losses("discriminator", batch, 0) | recipe.losses("generator", batch, 0)
+        sign, seen = recipe._seen.pop()
+        assert seen == 4 and set(losses) == {"slope", "pair"}
+        found.append(([float(losses["slope"]), float(losses["pair"])], float(sign)))
+    (first, sign), (second, other) = found
+    assert second == pytest.approx(first, rel=1e-4) and sign == other

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from fundusforge.records import DatasetError, Mask, read_folder, write_metadata
-from fundusforge.sample.conditions import FolderConditions, PhantomConditions, conditions, draw_seed
+from fundusforge.sample.conditions import FolderConditions, PhantomConditions, draw_seed
+from fundusforge.sample.supply import supply_of
 
 Folder = Callable[..., Path]
 NAMES = ("vessels", "disc")
@@ -90,13 +91,13 @@ def test_structure_of_a_patient_is_known_as_such(
 
 
 def test_a_split_can_be_chosen(dataset_folder: Path) -> None:
-    supply = conditions(dataset_folder, names=NAMES, seed=0, splits=("val",))
+    supply = supply_of(dataset_folder, names=NAMES, seed=0, splits=("val",))
     assert {supply.at(index, size=64).split for index in range(4)} == {"val"}
 
 
 def test_a_folder_without_a_needed_mask_is_refused(dataset_folder: Path) -> None:
     with pytest.raises(DatasetError, match="has the mask 'cup'"):
-        conditions(dataset_folder, names=("vessels", "cup"), seed=0)
+        supply_of(dataset_folder, names=("vessels", "cup"), seed=0)
     records = read_folder(dataset_folder)
     half = [
         replace(r, masks={name: r.masks[name] for name in (("vessels",) if i % 2 else ("disc",))})
@@ -104,4 +105,4 @@ def test_a_folder_without_a_needed_mask_is_refused(dataset_folder: Path) -> None
     ]
     write_metadata(dataset_folder, half)
     with pytest.raises(DatasetError, match="all of the masks vessels, disc"):
-        conditions(dataset_folder, names=NAMES, seed=0)
+        supply_of(dataset_folder, names=NAMES, seed=0)

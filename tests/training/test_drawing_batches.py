@@ -87,3 +87,27 @@ def test_mirrors_change_sides_and_nothing_else(eyes: Path) -> None:
         assert (same | turned).all()
         flips.append(turned & ~same)
     assert 2 < flips[0].sum() < 10
+
+
+def test_coverage_is_the_share_of_a_pixel_and_not_an_outline(eyes: Path) -> None:
+    outline, share = (
+        batches(eyes, View(masks=("vessels",), size=8, coverage=covered)).load(0)["masks"]
+        for covered in (False, True)
+    )
+    assert set(outline.unique().tolist()) <= {0.0, 1.0}
+    whole = batches(eyes, View(masks=("vessels",), size=32)).load(0)["masks"]
+    expected = torch.nn.functional.avg_pool2d(whole, 4)
+    assert (share - expected).abs().max() < 0.01
+    assert outline.mean() > 1.3 * share.mean(), "outlines keep lines that cover little"
+
+
+def test_trees_are_warped_smoothly_and_stay_in_their_range(eyes: Path) -> None:
+    plain, warped = (
+        batches(eyes, View(masks=("vessels",), size=32, coverage=True, augment=augment)).load(0)["masks"]
+        for augment in ("none", "trees")
+    )
+    assert warped.min() >= 0 and warped.max() <= 1
+    between = (warped > 0.05) & (warped < 0.95)
+    assert between.any(), "interpolated, not picked"
+    assert float(warped.mean()) == pytest.approx(float(plain.mean()), rel=0.35)
+    assert not torch.equal(plain, warped)

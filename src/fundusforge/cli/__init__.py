@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from fundusforge import __version__
 from fundusforge.cli.annotate import Annotate
 from fundusforge.cli.audit import Audit
+from fundusforge.cli.chain import Chain
 from fundusforge.cli.command import Command, listing, nearest, parse
 from fundusforge.cli.evaluate import Evaluate
 from fundusforge.cli.inspect import Inspect
@@ -31,6 +32,7 @@ from fundusforge.cli.report import Report
 from fundusforge.cli.review import Review
 from fundusforge.cli.sample import Sample
 from fundusforge.cli.train import Train
+from fundusforge.cli.upscale import Upscale
 
 COMMANDS: dict[str, type[Command]] = {
     "prepare": Prepare,
@@ -39,7 +41,9 @@ COMMANDS: dict[str, type[Command]] = {
     "annotate": Annotate,
     "label": Label,
     "sample": Sample,
+    "chain": Chain,
     "latent": Latent,
+    "upscale": Upscale,
     "review": Review,
     "evaluate": Evaluate,
     "audit": Audit,

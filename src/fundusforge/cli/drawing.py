@@ -18,7 +18,7 @@ from fundusforge.evaluate.extractors import load_extractor
 from fundusforge.evaluate.features import Extractor, Features
 from fundusforge.evaluate.kernel import kernel_distance
 from fundusforge.images import read_image, resize
-from fundusforge.models import ModelConfig, pggan, stylegan
+from fundusforge.models import ModelConfig, pggan, stylegan, vae
 from fundusforge.models.encoder import EncoderConfig
 from fundusforge.models.growing import at_stage, stacked
 from fundusforge.models.pggan import PGGAN, PGGANConfig
@@ -312,6 +312,8 @@ def fit_encoder(
     if config.generator is None:
         raise DatasetError("an encoder needs the generator that it inverts: --model.generator RUN")
     process, drawer = parallel.start(loop.device), Drawer.load(config.generator, device=loop.device)
+    if isinstance(drawer.generator, vae.Decoder) or isinstance(drawer.config, vae.VAEConfig):
+        raise DatasetError(f"{config.generator}: an auto-encoder has an encoder of its own")
     config = replace(config, drawn=drawer.config, side=drawer.size)
     torch.manual_seed(loop.seed)
     recipe = config.build()

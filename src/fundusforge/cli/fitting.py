@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from fundusforge.annotate.segmenter import Probability, Segmenter, field_extent, known_patients
-from fundusforge.cli import classifying, drawing
+from fundusforge.cli import classifying, drawing, trees
 from fundusforge.cli.judges import (
     Shown,
     field_of,
@@ -25,12 +25,14 @@ from fundusforge.cli.judges import (
     segmentation_judge,
     segmentation_scores,
     spread,
+    upscaling_judge,
 )
 from fundusforge.config import to_json
 from fundusforge.evaluate.vessels import best_threshold
 from fundusforge.images import Grey, colour_code, read_image, read_mask
 from fundusforge.models import AnyConfig, ModelConfig
 from fundusforge.models.classifier import Classification, ClassifierConfig
+from fundusforge.models.edsr import EDSRConfig
 from fundusforge.models.encoder import EncoderConfig
 from fundusforge.models.pggan import PGGANConfig
 from fundusforge.models.pix2pix import Generator, Pix2PixConfig
@@ -38,6 +40,7 @@ from fundusforge.models.recipe import Recipe
 from fundusforge.models.selfsupervised import Encoder, SelfSupervisedConfig, fit_features
 from fundusforge.models.stylegan import StyleGANConfig
 from fundusforge.models.unet import UNetConfig
+from fundusforge.models.vae import VAEConfig
 from fundusforge.prepare.split import check_splits
 from fundusforge.records import DatasetError, Record, read_folder
 from fundusforge.sample.painter import Painter
@@ -127,6 +130,10 @@ def fit(
         validation = pretext_judge(config, judged)
     elif isinstance(config, PGGANConfig | StyleGANConfig):
         validation = drawing.drawing_judge(cast(drawing.Drawing, recipe), learnt, judged)
+    elif isinstance(config, VAEConfig):
+        validation = trees.tree_judge(config, learnt, judged)
+    elif isinstance(config, EDSRConfig):
+        validation = upscaling_judge(config, judged)
     elif isinstance(config, ClassifierConfig):
         net = cast(Classification, recipe.nets["net"])
         warm_start, metadata["start"] = classifying.begin(net, config, run, warm_start)
@@ -212,6 +219,8 @@ def finish(
     facts: dict[str, Any] = {}
     if isinstance(config, SelfSupervisedConfig):
         fit_run(run, config, spread(learnt, FITTED))
+    if isinstance(config, VAEConfig):
+        trees.conclude(run, config, released(run, config), learnt)
     if isinstance(config, ClassifierConfig):
         diameter = training_diameter(config.size, learnt)
         figures, facts = classifying.conclude(run, config, learnt, judged, diameter=diameter)
@@ -256,7 +265,8 @@ def released(run: Path, config: AnyConfig) -> nn.ModuleDict:
     if isinstance(config, Pix2PixConfig):
         return nn.ModuleDict({"generator": Painter.load(run).generator})
     tensors, _ = checkpoint.load_model(model_file(run), kind=config.kind)
-    nets = config.build().nets.eval()
+    recipe = cast(Recipe, config.build())
+    nets = nn.ModuleDict({name: recipe.nets[name] for name in recipe.ema}).eval()
     checkpoint.fill(nets, tensors, where=model_file(run))
     return nets
 

@@ -13,15 +13,19 @@ from torch import nn
 from fundusforge.annotate.segmenter import Segmenter, known_patients
 from fundusforge.evaluate.vessels import best_threshold, vessel_scores
 from fundusforge.images import colour_code, read_image, read_mask, resize
+from fundusforge.models.edsr import EDSRConfig, EDSRNet
 from fundusforge.models.pix2pix import Generator, Pix2PixConfig
 from fundusforge.models.selfsupervised import SelfSupervisedConfig, pretext_scores
 from fundusforge.models.unet import Segmentation, UNetConfig
 from fundusforge.records import DatasetError, Record
 from fundusforge.sample.painter import Painter
+from fundusforge.sample.upscaling import Upscaler, bicubic, psnr, shrink
 from fundusforge.training.batches import Batches
 from fundusforge.training.loop import Validation
 
 T = TypeVar("T")
+ENLARGED = 8
+"""Images of split `val` that a super-resolution network enlarges each time it is judged."""
 
 
 def spread(records: Sequence[T], count: int) -> list[T]:
@@ -127,6 +131,29 @@ def painting_judge(
         return scores
 
     return Validation(judge=judge, score="agreement" if reader and "vessels" in config.masks else None)
+
+
+def upscaling_judge(config: EDSRConfig, records: Sequence[Record]) -> Validation | None:
+    """Judge a super-resolution network by whole photographs of split `val` that were made small.
+
+    `psnr` is the mean peak signal-to-noise ratio inside the fields of view, `psnr_bicubic` that of cubic
+    interpolation of the same small pictures, `gain_db` what the network gains on it; the gain chooses the
+    best state. All colours count, and pixels are rounded to 8 bits as in files.
+    """
+    if not records:
+        return None
+    pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    for image, field, _ in Shown(spread(records, ENLARGED), ()).rows:
+        height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
+        pairs.append((shrink(image, config.kernel), image[:height, :width], field[:height, :width]))
+    plain = float(np.mean([psnr(bicubic(small), sharp, field) for small, sharp, field in pairs]))
+
+    def judge(nets: nn.ModuleDict) -> dict[str, float]:
+        upscaler = Upscaler(net=cast(EDSRNet, nets["net"]))
+        found = float(np.mean([psnr(upscaler.upscale(small), sharp, field) for small, sharp, field in pairs]))
+        return {"psnr": found, "psnr_bicubic": plain, "gain_db": found - plain}
+
+    return Validation(judge=judge, score="gain_db")
 
 
 def pretext_judge(config: SelfSupervisedConfig, records: Sequence[Record]) -> Validation | None:

@@ -24,7 +24,7 @@ class Sample:
     are of no patient. The same seed gives the same images, byte for byte, however many are made.
 
     A GAN that draws from vectors (`pggan`, `stylegan`) draws images together with their masks; it needs no
-    --masks.
+    --masks. A `vae` draws masks alone, which a painter takes as its --masks.
 
     Images painted on the masks of a patient's photograph are marked `structure_from_patient`: a vessel tree
     identifies its owner like a fingerprint, so do not share them.
@@ -36,17 +36,19 @@ class Sample:
     """
 
     model: Annotated[tuple[Path, ...], Positional, arg(metavar="[MODEL]")] = ()
-    """Run folder or safetensors file of a pix2pix, pggan or stylegan model; the embedded one if left out."""
+    """Run folder or safetensors file of a pix2pix, pggan, stylegan or vae model; the embedded one if left
+    out."""
     out: Annotated[Path, arg(metavar="FOLDER")]
     """Dataset folder to write; must not hold a dataset yet."""
     count: Annotated[int, arg(name="n", aliases=("-n",))] = 16
     """Number of images."""
     seed: int = 0
     """Seed of the sequence of images."""
-    masks: Annotated[str, arg(metavar="FOLDER|phantom")] = "phantom"
-    """Structure to paint on: `phantom`, or a dataset folder with the masks that the generator needs."""
+    masks: Annotated[str, arg(metavar="phantom|FOLDER|RUN")] = "phantom"
+    """Structure to paint on: `phantom`, a dataset folder with the masks that the generator needs, or a model
+    that draws them (vae, pggan, stylegan)."""
     split: Literal["train", "val", "test"] | None = None
-    """Take only masks of this split of the folder."""
+    """Take only masks of this split of the folder; what a model draws is put into it."""
     size: int | None = None
     """Side of the images in pixels, 256 to 1024 and a multiple of 64; the size of the training images if left
     out."""

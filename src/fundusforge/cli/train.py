@@ -21,9 +21,10 @@ class Train(Generic[M]):
     """Train a model on dataset folders.
 
     FAMILY is the kind of model: `unet` finds structures (vessels, disc, lesions) in photographs, `pix2pix`
-    paints photographs on structure masks, `pggan` and `stylegan` draw photographs and masks together,
-    `encoder` finds what they would draw a photograph from (it needs no folder), `classifier` grades images
-    or tells findings, `selfsupervised` learns features without labels. Images of split `train` are learnt
+    paints photographs on structure masks, `vae` draws such masks, `edsr` doubles the side of photographs,
+    `pggan` and `stylegan` draw photographs and masks together, `encoder` finds what they would draw a
+    photograph from (it needs no folder), `classifier` grades images or tells findings, `selfsupervised`
+    learns features without labels. Images of split `train` are learnt
     from, those of split `val` only judge; folders may be several, and no patient may stand in two splits.
     `fundusforge train FAMILY --help` shows every setting of a family; `fundusforge models` lists the presets.
 
@@ -39,7 +40,7 @@ class Train(Generic[M]):
     """
 
     family: Annotated[str, Positional, arg(metavar="FAMILY")]
-    """Kind of model: unet, pix2pix, pggan, stylegan, encoder, classifier or selfsupervised."""
+    """Kind of model: unet, pix2pix, vae, edsr, pggan, stylegan, encoder, classifier or selfsupervised."""
     folders: Annotated[tuple[Path, ...], Positional, arg(metavar="FOLDER ...")] = ()
     """Dataset folders, as `fundusforge prepare` makes them."""
     out: Annotated[Path, arg(metavar="RUN")]

@@ -7,12 +7,14 @@ from typing import Annotated, get_args
 from pydantic import Field
 
 from fundusforge.models.classifier import ClassifierConfig
+from fundusforge.models.edsr import EDSRConfig
 from fundusforge.models.encoder import EncoderConfig
 from fundusforge.models.pggan import PGGANConfig
 from fundusforge.models.pix2pix import Pix2PixConfig
 from fundusforge.models.selfsupervised import SelfSupervisedConfig
 from fundusforge.models.stylegan import StyleGANConfig
 from fundusforge.models.unet import UNetConfig
+from fundusforge.models.vae import VAEConfig
 from fundusforge.severity import LESIONS
 
 AnyConfig = (
@@ -21,6 +23,8 @@ AnyConfig = (
     | PGGANConfig
     | StyleGANConfig
     | EncoderConfig
+    | VAEConfig
+    | EDSRConfig
     | SelfSupervisedConfig
     | ClassifierConfig
 )
@@ -150,6 +154,30 @@ PRESETS: dict[str, dict[str, tuple[str, AnyConfig]]] = {
             EncoderConfig(),
         ),
     },
+    "vae": {
+        "default": (
+            "512 px vessel trees from a few dozen of them (after Sengupta et al. 2019)",
+            VAEConfig(),
+        ),
+        "small": (
+            "256 px, for a CPU",
+            VAEConfig(size=256, widths=(64, 96, 128), latent=64, discriminator_widths=(8, 16, 32, 32)),
+        ),
+    },
+    "edsr": {
+        "default": (
+            "photographs to twice their side: 16 blocks of 64 channels (Lim et al. 2017)",
+            EDSRConfig(),
+        ),
+        "large": (
+            "32 blocks of 256 channels (Lim et al. 2017); for a GPU",
+            EDSRConfig(blocks=32, width=256, residual_scale=0.1),
+        ),
+        "small": (
+            "8 blocks of 32 channels, for a first look on a CPU",
+            EDSRConfig(blocks=8, width=32, crop=96, lr=4e-4),
+        ),
+    },
     "selfsupervised": {
         "retina": (
             "24 features of 512 px photographs that point at damage; about an hour on a core",
@@ -196,6 +224,15 @@ LOOPS: dict[str, dict[str, object]] = {
     "pggan": {"batch": 16, "ema_images": 10000.0, "ema_rampup": 0.05},
     "stylegan": {"batch": 16, "ema_images": 10000.0, "ema_rampup": 0.05, "patience": 12},
     "encoder": {"batch": 16, "ema_images": 2000.0},
+    "vae": {
+        "batch": 8,
+        "ema_images": 4000.0,
+        "ema_rampup": 0.05,
+        "warmup": 800,
+        "schedule": "cosine",
+        "clip": 5.0,
+    },
+    "edsr": {"batch": 16, "schedule": "cosine", "ema_images": 2000.0},
     "selfsupervised": {"batch": 16, "schedule": "cosine", "warmup": 1600, "ema_images": 2000.0},
     "classifier": {"batch": 10, "schedule": "cosine", "warmup": 500, "ema_images": 1000.0},
 }

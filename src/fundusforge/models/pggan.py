@@ -252,6 +252,7 @@ class PGGAN:
             size=c.size,
             augment="mirror" if c.mirror else "none",
             needs=c.masks,
+            coverage=True,
             # What is drawn for an image is a function of the image alone, in however many processes.
             draws=2 * c.latent + 1,
             halved_from=c.growth.halved_from(),

@@ -250,7 +250,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """PatchGAN on masks and photograph: logits of overlapping patches, and the features on the way."""
+    """PatchGAN: logits of overlapping patches, and the features on the way."""
 
     def __init__(self, inputs: int, widths: tuple[int, ...], spectral: bool) -> None:
         """Build strided 4x4 convolutions, the last two without stride."""
@@ -264,9 +264,9 @@ class Discriminator(nn.Module):
             self.layers.append(nn.Sequential(convolution, norm, nn.LeakyReLU(0.2)))
         self.logits = wrap(nn.Conv2d(widths[-1], 1, 4, padding=1))
 
-    def forward(self, masks: Tensor, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Map masks (N, C, H, W) and image (N, 3, H, W) to logits (N, 1, h, w) and each layer's features."""
-        x, features = torch.cat([masks, image], 1), []
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Map pictures (N, inputs, H, W) to logits (N, 1, h, w) and each layer's features."""
+        features: list[Tensor] = []
         for layer in self.layers:
             x = layer(x)
             features.append(x)
@@ -290,7 +290,7 @@ class Discriminators(nn.Module):
         for place, scale in enumerate(self.scales):
             if place:
                 masks, image = F.avg_pool2d(masks, 2), F.avg_pool2d(image, 2)
-            found, layers = scale(masks, image)
+            found, layers = scale(torch.cat([masks, image], 1))
             logits.append(found)
             features += layers
         return logits, features

@@ -57,10 +57,12 @@ class View:
     focus: float = 0.0
     """Share of the crops that are centred near a pixel of one of the masks, each mask that an image has being
     as likely: for lesions that cover a thousandth of the retina."""
-    augment: Literal["none", "mirror", "segmentation", "translation", "classification"] = "none"
+    augment: Literal["none", "mirror", "segmentation", "translation", "classification", "trees"] = "none"
     """`mirror`: left and right exchanged, every other time. `segmentation`: flips, rotation, scale, elastic
     warp, colour, gamma, blur, noise. `translation`: geometry shared by image and masks, colours untouched.
-    `classification`: mirroring, shift, zoom and rotation, each small (Kim et al. 2022)."""
+    `classification`: mirroring, shift, zoom and rotation, each small (Kim et al. 2022). `trees`: these, and a
+    smooth warp of every sample, by which another tree comes of it: up stays up, and what is connected stays
+    connected."""
     vertical: bool = False
     """Also mirror upside down in `classification` augmentation."""
     tint: bool = False
@@ -82,6 +84,9 @@ class View:
     draws: int = 0
     """Random numbers for each image of the sequence, a function of the seed and the image's number alone, in
     however many processes."""
+    coverage: bool = False
+    """Give resized masks as the share of each pixel that they cover. Outlines of 0 and 1 keep thin vessels
+    connected, but in a small picture they outweigh all else in it: for networks that draw them."""
     halved_from: int | None = None
     """Image of the clock from which batches are half as large."""
 

@@ -24,7 +24,8 @@ from fundusforge.models.recipe import Phase, View
 from fundusforge.models.styles import GRADES, MANY, Generator, StyleSettings
 
 SURE = 0.6
-"""Mean sign of the discriminator's opinion of real pictures that is aimed at (Karras et al. 2020)."""
+"""Mean sign of the discriminator's opinion of real pictures that is aimed at (Karras et al. 2020); of what it
+thinks better of them than of drawn ones, where it judges pairs."""
 _FORGET = 0.99
 """What the mean length of paths keeps with every measurement."""
 
@@ -115,6 +116,7 @@ class StyleGAN:
             size=c.size,
             augment="mirror" if c.mirror else "none",
             needs=c.masks,
+            coverage=True,
             labels=c.findings,
             draws=2 * (2 * c.latent + 2 + 2 * DRAWS),
             halved_from=c.growth.halved_from(),
@@ -166,7 +168,9 @@ class StyleGAN:
             return {"slope": slope * weight}
         # The loop takes the mean over processes, and over the parts of an accumulated batch (then slower).
         if c.adaptive:
-            self._seen.append((on_real.detach().sign().mean(), len(on_real) * _processes()))
+            # Of a relativistic discriminator only differences mean anything.
+            opinion = (on_real - on_fake if relativistic else on_real).detach()
+            self._seen.append((opinion.sign().mean(), len(opinion) * _processes()))
         found = {"slope": slope * weight} if penalised else {}
         if relativistic:
             return found | {"pair": F.softplus(on_fake - on_real).mean()}

@@ -1,4 +1,4 @@
-"""Where the structure of a synthetic image comes from: phantoms, or the masks of a dataset folder.
+"""Structure that synthetic images are painted on: of phantoms, or the masks of a dataset folder.
 
 A vessel tree is a biometric. Structure of a phantom belongs to nobody; structure of a patient's photograph
 still points to the patient, and the images painted on it say so (`structure_from_patient`).
@@ -28,7 +28,7 @@ class Condition:
     """The structure of one image to be painted."""
 
     name: str
-    """`phantom:<seed>`, or the path of a record's image in its folder."""
+    """`phantom:<seed>`, the path of a record's image in its folder, or the place in what a model draws."""
     masks: Mapping[str, Grey]
     """Per name (H, W) uint8, 0 or 255."""
     origins: Mapping[str, Origin]
@@ -156,20 +156,3 @@ class FolderConditions:
             terms=record.terms,
             from_patient=record.structure_from_patient or not (record.synthetic or drawn),
         )
-
-
-def conditions(
-    masks: str | Path,
-    *,
-    names: tuple[str, ...],
-    seed: int,
-    splits: Sequence[Split] | None = None,
-) -> PhantomConditions | FolderConditions:
-    """Return the supply that `--masks` means: the word `phantom`, or a dataset folder.
-
-    Raises:
-        DatasetError: The folder is broken or lacks a mask.
-    """
-    if str(masks) == PHANTOM:
-        return PhantomConditions(masks=names, seed=seed)
-    return FolderConditions.read(Path(masks), masks=names, seed=seed, splits=splits)

@@ -83,7 +83,7 @@ class Inverter:
             DatasetError: A picture cannot be read, or a record lacks a mask or a contrast that is read.
         """
         c, masks = self.config, self.config.drawn.masks if self.config.with_masks else ()
-        view = View(masks=masks, contrasts=c.drawn.contrasts, size=c.stage.side, needs=masks)
+        view = View(masks=masks, contrasts=c.drawn.contrasts, size=c.stage.side, needs=masks, coverage=True)
         batches = Batches(folder, records, view, batch=1, seed=0, cache_gb=0)
         if len(batches) < len(records):
             lacking = next(r for i, r in enumerate(records) if i not in set(batches.members))

@@ -16,9 +16,10 @@ from torch import Tensor
 from fundusforge import weights
 from fundusforge.config import from_json
 from fundusforge.images import Grey, Image
-from fundusforge.models import pggan, stylegan
+from fundusforge.models import pggan, stylegan, vae
 from fundusforge.models.recipe import CONTRAST_UNIT
 from fundusforge.prepare.field import find_field
+from fundusforge.sample.cleaning import COVERED, connected, deblurred
 from fundusforge.sample.conditions import draw_seed
 from fundusforge.training import parallel
 from fundusforge.training.checkpoint import CheckpointError, fill, load_model, model_file
@@ -26,10 +27,11 @@ from fundusforge.training.checkpoint import CheckpointError, fill, load_model, m
 DRAWING = {
     "pggan": (pggan.PGGANConfig, pggan.Generator),
     "stylegan": (stylegan.StyleGANConfig, stylegan.Generator),
+    "vae": (vae.VAEConfig, vae.Decoder),
 }
 """Families that draw from vectors, by the name of their kind."""
-Generator = pggan.Generator | stylegan.Generator
-GeneratorConfig = pggan.PGGANConfig | stylegan.StyleGANConfig
+Generator = pggan.Generator | stylegan.Generator | vae.Decoder
+GeneratorConfig = pggan.PGGANConfig | stylegan.StyleGANConfig | vae.VAEConfig
 Latents = NDArray[np.float32]
 """(N, L) float32: codes, of mean square 1 (about 1 of a style-based generator)."""
 _LATENT, _CONDITION = 4, 5
@@ -43,7 +45,8 @@ class Drawn:
     """One drawn picture as it is stored."""
 
     image: Image
-    """(S, S, 3) uint8 RGB; of contrasts the first one, in grey."""
+    """(S, S, 3) uint8 RGB; of contrasts the first one, in grey; of an auto-encoder all that it draws,
+    before it is cleaned."""
     masks: Mapping[str, Grey]
     """Per name (S, S) uint8, 0 or 255."""
     contrasts: Mapping[str, NDArray[np.float32]]
@@ -88,7 +91,8 @@ class Drawer:
             )
         config, family = DRAWING[metadata["kind"]]
         generator = family(from_json(config, metadata["config"], where=str(file)))
-        own = {n.removeprefix("generator."): t for n, t in tensors.items() if n.startswith("generator.")}
+        prefix = "decoder." if metadata["kind"] == "vae" else "generator."
+        own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
         fill(generator, own, where=file)
         generator.to(memory_format=torch.channels_last)
         generator.to(parallel.start(device).device).eval()
@@ -150,6 +154,8 @@ class Drawer:
 
     def stored(self, picture: Tensor) -> Drawn:
         """Return one picture (channels, S, S) of `pictures` as it is stored."""
+        if isinstance(self.generator, vae.Decoder):
+            return _cleaned(self.generator, picture.numpy())
         c, values = self.config, picture.numpy()
         image, masks = values[: len(values) - len(c.masks)], values[len(values) - len(c.masks) :]
         contrasts = {name: layer * CONTRAST_UNIT for name, layer in zip(c.contrasts, image, strict=False)}
@@ -162,12 +168,28 @@ class Drawer:
             field = find_field(pixels)
             inside = None if field is None else field.mask(*pixels.shape[:2])
         found = {
-            name: np.where(layer > 0, np.uint8(255), np.uint8(0))
+            name: np.where(layer > 2 * COVERED - 1, np.uint8(255), np.uint8(0))
             for name, layer in zip(c.masks, masks, strict=True)
         }
         if inside is not None:
             found = {name: mask & inside for name, mask in found.items()}
         return Drawn(image=pixels, masks=found, contrasts=contrasts, field_of_view=inside)
+
+
+def _cleaned(decoder: vae.Decoder, picture: NDArray[np.float32]) -> Drawn:
+    """Return what an auto-encoder drew as outlines, and in grey as it came."""
+    inside = decoder.field.cpu().numpy() * np.uint8(255)
+    maps = [(layer + 1) / 2 for layer in picture]
+    masks: dict[str, Grey] = {}
+    for name, layer, threshold in zip(decoder.config.masks, maps, decoder.threshold.tolist(), strict=True):
+        sharp = deblurred(layer, float(decoder.blur))
+        masks[name] = (
+            connected(sharp, inside, threshold=threshold)
+            if name == "vessels"
+            else np.where(sharp > threshold, inside, np.uint8(0))
+        )
+    grey = _bytes(np.maximum.reduce(maps)) & inside
+    return Drawn(image=np.repeat(grey[..., None], 3, 2), masks=masks, contrasts={}, field_of_view=inside)
 
 
 def _bytes(values: NDArray[np.floating]) -> NDArray[np.uint8]:

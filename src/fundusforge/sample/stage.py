@@ -18,8 +18,9 @@ from joblib import Parallel, delayed
 from fundusforge import __version__
 from fundusforge.images import SYNTHETIC_XMP, write_image
 from fundusforge.records import METADATA, DatasetError, Mask, Provenance, Record, Split, write_metadata
-from fundusforge.sample.conditions import Condition, Conditions, conditions, draw_seed
+from fundusforge.sample.conditions import Condition, Conditions, draw_seed
 from fundusforge.sample.painter import Painter
+from fundusforge.sample.supply import supply_of
 
 _NOISE, _CODE = 2, 3
 """Streams of an image's seed beside those of `conditions`."""
@@ -34,9 +35,10 @@ class SampleConfig:
     seed: int = 0
     """Seed of the whole sequence of images."""
     masks: str = "phantom"
-    """Structure to paint on: `phantom`, or a dataset folder with the masks the generator needs."""
+    """Structure to paint on: `phantom`, a dataset folder with the masks the generator needs, or a model that
+    draws them."""
     split: Split | None = None
-    """Take only masks of this split of the folder."""
+    """Take only masks of this split of the folder; what a model draws is put into it."""
     size: int | None = None
     """Side of the images in pixels; the generator's own if None."""
     camera: str | None = None
@@ -74,7 +76,7 @@ def sample(painter: Painter, out: Path, config: SampleConfig) -> Iterator[Record
     if (out / METADATA).exists():
         raise DatasetError(f"{out}: holds a dataset already; name another folder")
     splits = (config.split,) if config.split else None
-    supply = conditions(config.masks, names=painter.config.masks, seed=config.seed, splits=splits)
+    supply = supply_of(config.masks, names=painter.config.masks, seed=config.seed, splits=splits)
     for name in ("images", "field_of_view", *painter.config.masks):
         (out / name).mkdir(parents=True, exist_ok=True)
     records = []

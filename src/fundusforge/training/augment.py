@@ -22,6 +22,8 @@ from torchvision.transforms.v2 import functional as transforms
 
 from fundusforge.models.recipe import View
 
+TILT = 8.0
+"""Most that `trees` augmentation turns, degrees: heads are not held straighter."""
 AFFINE_SHARE = 0.5
 """Share of samples that are rotated by any angle and zoomed; the others keep their pixels as they are, since
 interpolation blurs thin vessels, and are only flipped and turned by right angles."""
@@ -76,8 +78,8 @@ def draw(sample: Sample, view: View, rng: np.random.Generator) -> Sample:
 
     Returns:
         float32 in [0, 1], the image black outside the field of view if anything was changed; outlined
-        structures and the field of view are 0 or 1. Crops are centred on a point inside the field of view, or
-        near a structure.
+        structures and the field of view are 0 or 1, unless the view wants their coverage. Crops are centred
+        on a point inside the field of view, or near a structure.
     """
     geometry = _Geometry.draw(view, rng)
     if view.crop:
@@ -85,11 +87,13 @@ def draw(sample: Sample, view: View, rng: np.random.Generator) -> Sample:
         row, column = _centre(sample, view, rng)
         sample = sample.window(row - side // 2, column - side // 2, side, side)
     sample = Sample(*(_unit(layer) for layer in (sample.image, sample.masks, sample.field_of_view)))
-    sample = geometry.apply(sample, view.crop)
+    sample = geometry.apply(sample, view.crop, smooth=view.coverage)
     if view.augment == "segmentation":
         if rng.random() < ELASTIC_SHARE:
             sample = _elastic(sample, rng)
         sample = replace(sample, image=_recolour(sample.image, rng))
+    if view.augment == "trees":
+        sample = _elastic(sample, rng, smooth=view.coverage, reach=0.01, knots=4)
     if view.augment == "classification" and view.tint:
         sample = replace(sample, image=_tint(sample.image, rng))
     if view.augment not in {"none", "mirror"}:  # interpolation and noise reach over the rim
@@ -151,6 +155,10 @@ class _Geometry:
             angle, zoom = rng.uniform(-ANGLE, ANGLE), rng.uniform(1 - ZOOM, 1 + ZOOM)
             right, down = rng.uniform(-SHIFT, SHIFT, 2).tolist()
             return _Geometry(flip, turns, angle, zoom, (right, down))
+        if view.augment == "trees":
+            angle, zoom = rng.uniform(-TILT, TILT), rng.uniform(1 - ZOOM, 1 + ZOOM)
+            right, down = rng.uniform(-SHIFT, SHIFT, 2).tolist()
+            return _Geometry(rng.random() < 0.5, 0, angle, zoom, (right, down))
         low, high = view.scale
         exact = rng.random() >= AFFINE_SHARE
         if view.augment == "translation":
@@ -173,16 +181,17 @@ class _Geometry:
         needed = math.ceil(crop / self.zoom * (math.cos(turn) + math.sin(turn))) + 2
         return max(crop, needed + (needed - crop) % 2)
 
-    def apply(self, sample: Sample, crop: int | None) -> Sample:
-        """Move image, masks and field of view alike."""
+    def apply(self, sample: Sample, crop: int | None, *, smooth: bool) -> Sample:
+        """Move image, masks and field of view alike, the latter two `smooth` or as outlines."""
         image, layers = sample.image, sample.layers
+        how = InterpolationMode.BILINEAR if smooth else InterpolationMode.NEAREST
         if self.flip:
             image, layers = transforms.horizontal_flip(image), transforms.horizontal_flip(layers)
         if self.turns:
             image, layers = image.rot90(self.turns, (-2, -1)), layers.rot90(self.turns, (-2, -1))
         if self.angle != 0.0 or self.zoom != 1.0:
             image = self._turn(image, InterpolationMode.BILINEAR)
-            layers = self._turn(layers, InterpolationMode.NEAREST)
+            layers = self._turn(layers, how)
             if crop:
                 image, layers = transforms.center_crop(image, [crop]), transforms.center_crop(layers, [crop])
         return Sample(image, layers[:-1], layers[-1:])
@@ -193,13 +202,20 @@ class _Geometry:
         return transforms.affine(layers, self.angle, moved, self.zoom, [0.0, 0.0], interpolation=how)
 
 
-def _elastic(sample: Sample, rng: np.random.Generator) -> Sample:
-    """Warp by a smooth random field of up to about 3 % of the side."""
+def _elastic(
+    sample: Sample, rng: np.random.Generator, *, smooth: bool = False, reach: float = 0.025, knots: int = 5
+) -> Sample:
+    """Warp by a smooth random field, masks `smooth` or as outlines.
+
+    The standard deviation of what it moves its `knots` x `knots` knots by is `reach` half sides: 0.025 moves
+    pixels by up to about 3 % of the side.
+    """
+    how = InterpolationMode.BILINEAR if smooth else InterpolationMode.NEAREST
     height, width = sample.image.shape[-2:]
-    coarse = torch.from_numpy(rng.normal(0.0, 0.025, (1, 2, 5, 5)).astype(np.float32))
-    smooth = functional.interpolate(coarse, (height, width), mode="bicubic", align_corners=True)
-    field = smooth.permute(0, 2, 3, 1)  # (1, H, W, 2)
-    layers = transforms.elastic(sample.layers, field, interpolation=InterpolationMode.NEAREST)
+    coarse = torch.from_numpy(rng.normal(0.0, reach, (1, 2, knots, knots)).astype(np.float32))
+    fine = functional.interpolate(coarse, (height, width), mode="bicubic", align_corners=True)
+    field = fine.permute(0, 2, 3, 1)  # (1, H, W, 2)
+    layers = transforms.elastic(sample.layers, field, interpolation=how)
     image = transforms.elastic(sample.image, field, interpolation=InterpolationMode.BILINEAR)
     return Sample(image, layers[:-1], layers[-1:])
 

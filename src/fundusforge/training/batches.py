@@ -216,10 +216,11 @@ class Batches:
             for name, values in zip(self.view.masks, soft, strict=True)
         ]
         if size is not None:
+            covered = [values or self.view.coverage for values in soft]
             image = images.resize(_square(image), size)
             *masks, inside = (
                 images.resize(_square(layer), size) if values else images.resize_mask(_square(layer), size)
-                for layer, values in zip((*masks, inside), (*soft, False), strict=True)
+                for layer, values in zip((*masks, inside), (*covered, False), strict=True)
             )
         image = images.grey_clahe(image) if self.view.grey else image
         stack = torch.from_numpy(np.stack([*masks, inside]))
