@@ -279,3 +279,9 @@ def test_pairs_are_judged_by_differences_alone(monkeypatch: pytest.MonkeyPatch) 
         found.append(([float(losses["slope"]), float(losses["pair"])], float(sign)))
     (first, sign), (second, other) = found
     assert second == pytest.approx(first, rel=1e-4) and sign == other
+
+
+def test_pairs_have_a_penalty_of_their_own_scale() -> None:
+    pairs = replace(SMALL, loss="relativistic")
+    assert pairs.suited(5000).gamma == pytest.approx(20 * SMALL.suited(5000).gamma)
+    assert pairs.suited(20).gamma == pytest.approx(5 * pairs.suited(5000).gamma)

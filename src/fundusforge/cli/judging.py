@@ -14,7 +14,7 @@ from fundusforge.evaluate.evidence import Judge
 from fundusforge.evaluate.extractors import has_retina, load_extractor
 from fundusforge.evaluate.features import Extractor
 from fundusforge.records import DatasetError, Record, read_folder
-from fundusforge.training.checkpoint import load_model, model_file
+from fundusforge.training.checkpoint import model_file, read_metadata
 
 NONE = Path("none")
 """What is named instead of a segmenter where no segmenter shall read."""
@@ -116,7 +116,7 @@ def generator_patients(path: Path | None, folder: Path) -> frozenset[str] | None
     file = model_file(path) if path else _embedded(read_folder(folder, check_files=False))
     if file is None:
         return None
-    stored = load_model(file, kind="pix2pix")[1].get("patients")
+    stored = read_metadata(file).get("patients")
     return frozenset(json.loads(stored)) if stored else None
 
 

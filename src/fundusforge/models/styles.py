@@ -63,7 +63,8 @@ class StyleSettings:
     """Images over which the probability of a change can rise from 0 to 1; 0 takes what suits the number of
     pictures."""
     loss: Literal["logistic", "relativistic"] = "logistic"
-    """Each picture by itself, or real and drawn ones against each other with a gradient penalty at both."""
+    """Each picture by itself, or real and drawn ones against each other with a gradient penalty at both
+    (Huang et al. 2024, "The GAN is dead; long live the GAN!")."""
     frozen: int = 0
     """Levels of the discriminator, from the picture on, that keep their weights (Mo et al. 2020)."""
     budget: int = 0
@@ -141,13 +142,15 @@ class StyleSettings:
     def suited(self, pictures: int) -> Self:
         """Return the settings with what was left open chosen for so many training pictures.
 
-        `gamma` is 0.0002 * side^2 / 16 (Karras et al. 2020) for 1,000 pictures or more, and grows as the root
+        `gamma` is 0.0002 * side^2 / 16 (Karras et al. 2020; twenty times that where pairs are judged: 1 at
+        64 px was tried) for 1,000 pictures or more, and grows as the root
         of how many fewer there are, to five times as much: the fewer, the sooner a discriminator knows them.
         For the same reason changes of pictures may become likely within fewer images, 500,000 for 1,000
         pictures, by the same root. Much faster, and the generator draws the changes.
         """
         few = min(1.0, pictures / MANY) ** 0.5
-        gamma = self.gamma or 0.0002 * self.size**2 / 16 * min(5.0, 1 / max(few, 1e-6))
+        base = (0.004 if self.loss == "relativistic" else 0.0002) * self.size**2 / 16
+        gamma = self.gamma or base * min(5.0, 1 / max(few, 1e-6))
         over = self.adaptive_over or max(50_000, round(500_000 * few))
         return replace(self, gamma=gamma, adaptive_over=over)
 

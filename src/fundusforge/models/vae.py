@@ -68,7 +68,7 @@ class VAEConfig:
     """Weight of one minus the overlap of both pictures made 2, 4, 8 and 16 times smaller, on average."""
     centreline: float = 1.0
     """Weight of one minus the overlap of middle lines."""
-    adversarial: float = 0.1
+    adversarial: float = 0.02
     """Weight of passing for a tree; 0 learns without a discriminator."""
     discriminator_widths: tuple[int, ...] = (16, 32, 64, 64)
     """Filters of each of its layers."""
