@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = "1"  # before NumPy reads them: both sides get one thread
@@ -77,7 +78,7 @@ def plain(ours: Segmenter, masks: Sequence[str]) -> Plain:
     """Return the embedded segmenter of these masks as it was trained."""
     tensors, _ = load_model(weights.default("unet", masks=masks), kind="unet")
     net = Segmentation(replace(ours.config, pretrained=False)).eval()
-    fill(net, {name.removeprefix("net."): tensor for name, tensor in tensors.items()}, where=ours.name)
+    fill(net, {name.removeprefix("net."): tensor for name, tensor in tensors.items()}, where=Path(ours.name))
     return Plain(
         net=net, config=ours.config, name=ours.name, thresholds=ours.thresholds, diameter=ours.diameter
     )

@@ -24,6 +24,7 @@ from fundusforge.models import (
     styles,
 )
 from fundusforge.models.classifier import ClassifierConfig
+from fundusforge.models.drgan import DRGANConfig
 from fundusforge.models.edsr import EDSRConfig
 from fundusforge.models.encoder import Encoder, EncoderConfig
 from fundusforge.models.pggan import PGGANConfig
@@ -53,6 +54,12 @@ TINY = {
     ),
     "pix2pix-logistic": Pix2PixConfig(
         size=64, widths=(4, 8, 8), discriminator_widths=(4, 8, 8), adversarial="logistic", scales=3
+    ),
+    "drgan": DRGANConfig(
+        masks=("vessels", "hard_exudates"), size=64, width=4, blocks=1, vector=6, directions=3, steering=1.0
+    ),
+    "drgan-plain": DRGANConfig(
+        masks=("vessels", "disc"), size=64, width=4, blocks=0, agm=False, attention=False, classification=0.0
     ),
     "pggan": PGGANConfig(widths=(8, 8, 8, 8), latent=8),
     "pggan-mri": PGGANConfig(widths=(8, 8, 8), latent=8, masks=("oedema",), contrasts=("t1", "t2")),
@@ -132,6 +139,8 @@ def step(
 
 def in_play(config: AnyConfig, name: str) -> bool:
     """Whether a parameter works at the last stage: a grown network reads and paints at its last level."""
+    if config.kind == "drgan" and name.startswith("generator.coarse.paint."):
+        return False  # paints while it is alone
     grown = re.search(r"\.(?:read|paint)\.(\d+)\.", name)
     if grown:
         return int(grown[1]) == len(getattr(config, "drawn", config).widths) - 1
@@ -177,7 +186,7 @@ def test_the_loss_of_a_fixed_batch_falls(config: AnyConfig) -> None:
     key = {
         "unet": "cross_entropy", "pix2pix": "l1", "selfsupervised": "damage", "classifier": "classification",
         "pggan": "wasserstein", "encoder": "squared", "stylegan": "drawn", "edsr": "l1",
-        "vae": "focal",
+        "vae": "focal", "drgan": "perceptual",
     }[config.kind]  # fmt: skip
     history = []
     for _ in range(12):

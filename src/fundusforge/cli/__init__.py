@@ -31,6 +31,7 @@ from fundusforge.cli.release import Release
 from fundusforge.cli.report import Report
 from fundusforge.cli.review import Review
 from fundusforge.cli.sample import Sample
+from fundusforge.cli.series import Series
 from fundusforge.cli.train import Train
 from fundusforge.cli.upscale import Upscale
 
@@ -41,6 +42,7 @@ COMMANDS: dict[str, type[Command]] = {
     "annotate": Annotate,
     "label": Label,
     "sample": Sample,
+    "series": Series,
     "chain": Chain,
     "latent": Latent,
     "upscale": Upscale,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,7 +147,7 @@ class Chain:
             sources={path.name: path for path in self.folders}, real=self.real, out=self.out,
             splits=self.splits, held_out=self.held_out, side=self.side, jobs=self.jobs, seed=self.seed,
         )  # fmt: skip
-        found = tables(config, progress=None if self.quiet else say)
+        found = tables(config, command=_command(), progress=None if self.quiet else say)
         return found.to_dict(), found.text()
 
     def _folds(self) -> tuple[dict[str, Any], str]:
@@ -178,5 +180,12 @@ class Chain:
         )  # fmt: skip
         settings = {"chain": json.loads(to_json(chain)), "drawn": self.count, "loop": self._loop()}
         settings |= {"segmenter": vars(segmenter), "segmenter_for": self.segmenter_for}
-        found = folds(config, make=make, train=train, settings=settings, progress=None if self.quiet else say)
+        found = folds(
+            config, make=make, train=train, settings=settings, command=_command(),
+            progress=None if self.quiet else say,
+        )  # fmt: skip
         return found.to_dict(), found.text()
+
+
+def _command() -> str:
+    return "fundusforge " + shlex.join(sys.argv[1:])

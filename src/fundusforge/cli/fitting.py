@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from fundusforge.annotate.segmenter import Probability, Segmenter, field_extent, known_patients
-from fundusforge.cli import classifying, drawing, trees
+from fundusforge.cli import classifying, drawing, grading, trees
 from fundusforge.cli.judges import (
     Shown,
     field_of,
@@ -30,8 +30,9 @@ from fundusforge.cli.judges import (
 from fundusforge.config import to_json
 from fundusforge.evaluate.vessels import best_threshold
 from fundusforge.images import Grey, colour_code, read_image, read_mask
-from fundusforge.models import AnyConfig, ModelConfig
+from fundusforge.models import AnyConfig, ModelConfig, drgan
 from fundusforge.models.classifier import Classification, ClassifierConfig
+from fundusforge.models.drgan import DRGANConfig
 from fundusforge.models.edsr import EDSRConfig
 from fundusforge.models.encoder import EncoderConfig
 from fundusforge.models.pggan import PGGANConfig
@@ -43,7 +44,7 @@ from fundusforge.models.unet import UNetConfig
 from fundusforge.models.vae import VAEConfig
 from fundusforge.prepare.split import check_splits
 from fundusforge.records import DatasetError, Record, read_folder
-from fundusforge.sample.painter import Painter
+from fundusforge.sample.severity_painter import load_painter
 from fundusforge.training import checkpoint, parallel
 from fundusforge.training.batches import Batches
 from fundusforge.training.checkpoint import annotate_metadata, model_file
@@ -83,7 +84,7 @@ def fit(
         loop: How to train.
         resume: Go on where the run stood.
         warm_start: Weights to start from.
-        segmenter: For pix2pix, a vessel model that shares no patient with the training images.
+        segmenter: For pix2pix and drgan, a vessel model that shares no patient with the training images.
         quiet: No progress on standard error.
 
     Returns:
@@ -109,6 +110,11 @@ def fit(
     if isinstance(config, Pix2PixConfig):
         whole = (record for record in learnt if set(config.masks) <= set(record.masks))
         config = replace(config, cameras=tuple(sorted({_camera(record) for record in whole})))
+    grader, spaces_run = None, None
+    if isinstance(config, DRGANConfig):
+        spaces_run = config.grader
+        config, grader = grading.settled(config, loop)
+        learnt = grading.learnable(config, learnt)
     # A model's first weights are drawn here, before the loop takes the seeding over.
     torch.manual_seed(loop.seed)
     recipe = cast(Recipe, config.build())
@@ -116,14 +122,18 @@ def fit(
         Path("/"), learnt, recipe.view, batch=loop.batch, seed=loop.seed, rank=process.rank,
         world=process.world, workers=loop.workers, cache_gb=loop.cache_gb,
     )  # fmt: skip
-    if isinstance(config, Pix2PixConfig):
-        if warm_start and not (run / STATE).exists():
-            # Not in the loop, because the codes of this data must replace those of the older data.
-            print(
-                f"warm start from {warm_start}: {load_warm(recipe.nets, warm_start)}",
-                file=sys.stderr,
-            )
-            warm_start = None
+    if isinstance(config, Pix2PixConfig | DRGANConfig) and warm_start and not (run / STATE).exists():
+        # Not in the loop, because what is measured on this data must replace what was on the older data.
+        print(f"warm start from {warm_start}: {load_warm(recipe.nets, warm_start)}", file=sys.stderr)
+        warm_start = None
+    if isinstance(config, DRGANConfig):
+        if grader is not None:
+            metadata["grader"] = grader.name
+            if not (run / STATE).exists():
+                generator = cast(drgan.Generator, recipe.nets["generator"])
+                grading.give_spaces(generator, grading.spaces_of(grader, spaces_run, learnt))
+        validation = painting_judge(config, judged, segmenter, learnt)
+    elif isinstance(config, Pix2PixConfig):
         fit_codes(cast(Generator, recipe.nets["generator"]), config, [learnt[i] for i in batches.members])
         validation = painting_judge(config, judged, segmenter, learnt)
     elif isinstance(config, SelfSupervisedConfig):
@@ -262,8 +272,8 @@ def fit_run(run: Path, config: SelfSupervisedConfig, records: Sequence[Record]) 
 
 def released(run: Path, config: AnyConfig) -> nn.ModuleDict:
     """Networks that a run released, in evaluation mode."""
-    if isinstance(config, Pix2PixConfig):
-        return nn.ModuleDict({"generator": Painter.load(run).generator})
+    if isinstance(config, Pix2PixConfig | DRGANConfig):
+        return nn.ModuleDict({"generator": load_painter(run).generator})
     tensors, _ = checkpoint.load_model(model_file(run), kind=config.kind)
     recipe = cast(Recipe, config.build())
     nets = nn.ModuleDict({name: recipe.nets[name] for name in recipe.ema}).eval()

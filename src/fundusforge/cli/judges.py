@@ -13,14 +13,17 @@ from torch import nn
 from fundusforge.annotate.segmenter import Segmenter, known_patients
 from fundusforge.evaluate.vessels import best_threshold, vessel_scores
 from fundusforge.images import colour_code, read_image, read_mask, resize
+from fundusforge.models import drgan, pix2pix
+from fundusforge.models.drgan import DRGANConfig
 from fundusforge.models.edsr import EDSRConfig, EDSRNet
-from fundusforge.models.pix2pix import Generator, Pix2PixConfig
+from fundusforge.models.pix2pix import Pix2PixConfig
 from fundusforge.models.selfsupervised import SelfSupervisedConfig, pretext_scores
 from fundusforge.models.unet import Segmentation, UNetConfig
 from fundusforge.records import DatasetError, Record
 from fundusforge.sample.painter import Painter
+from fundusforge.sample.severity_painter import AnyPainter, SeverityPainter
 from fundusforge.sample.upscaling import Upscaler, bicubic, psnr, shrink
-from fundusforge.training.batches import Batches
+from fundusforge.training.batches import Batches, knows
 from fundusforge.training.loop import Validation
 
 T = TypeVar("T")
@@ -47,7 +50,8 @@ class Shown:
         for record in records:
             image, field = read_image(Path(record.image)), field_of(record)
             field = np.full(image.shape[:2], 255, np.uint8) if field is None else field
-            masks = {name: read_mask(Path(record.masks[name].path)) for name in names if name in record.masks}
+            found = {name: record.masks[name] for name in names if name in record.masks}
+            masks = {name: read_mask(Path(mask.path), soft=mask.soft) for name, mask in found.items()}
             self.rows.append((image, field, masks))
 
 
@@ -89,18 +93,24 @@ def segmentation_judge(
 
 
 def painting_judge(
-    config: Pix2PixConfig, records: Sequence[Record], segmenter: Path | None, learnt: Sequence[Record]
+    config: Pix2PixConfig | DRGANConfig,
+    records: Sequence[Record],
+    segmenter: Path | None,
+    learnt: Sequence[Record],
 ) -> Validation | None:
     """Judge a generator on the masks of split `val`.
 
-    `l1` is the mean difference to the real photographs in their own colours; `agreement` the AUC of a
+    `l1` is the mean difference to the real photographs in their own colours, or of their own grade;
+    `agreement` the AUC of a
     segmenter's vessels on the painted image against the painted mask. Only agreement chooses the best
     state: the lowest L1 belongs to blurred early pictures.
 
     Raises:
         DatasetError: The segmenter has seen a patient whom the generator learns from.
     """
-    records = [record for record in records if set(config.masks) <= set(record.masks)]
+    names = config.masks if isinstance(config, Pix2PixConfig) else config.conditions
+    exact = isinstance(config, Pix2PixConfig)  # a healthy retina has empty masks of lesions that nobody drew
+    records = [r for r in records if all(name in r.masks if exact else knows(r, name) for name in names)]
     reader = Segmenter.load(segmenter) if segmenter else None
     if reader and (shared := reader.patients & known_patients(record.patient for record in learnt)):
         raise DatasetError(
@@ -109,20 +119,25 @@ def painting_judge(
         )
     if not records:
         return None
-    shown = Shown(records, config.masks)
+    shown = Shown(records, names)
 
     def judge(nets: nn.ModuleDict) -> dict[str, float]:
-        painter = Painter(generator=cast(Generator, nets["generator"]))
+        painter = painter_of(nets["generator"])
         differences, maps, masks, fields = [], [], [], []
         for place, (image, field, structures) in enumerate(shown.rows):
-            inputs = {name: structures[name] for name in config.masks}
+            inputs = {name: structures.get(name, np.zeros_like(field)) for name in names}
             stack, inside = painter.stack(inputs, field, size=config.size)
-            painted = painter.paint(stack, inside, seed=place, code=colour_code(image, field))
+            if isinstance(painter, Painter):
+                code = colour_code(image, field)
+            else:
+                nothing = torch.Generator()  # nothing is drawn of a severity
+                code = painter.choose(stack, inside, nothing, grade=records[place].grade).code
+            painted = painter.paint(stack, inside, seed=place, code=code)
             real = resize(image, config.size).astype(np.float32)
             differences.append(np.abs(painted.astype(np.float32) - real)[inside > 0].mean() / 255)
             if reader and "vessels" in inputs:
                 maps.append(reader.probability(painted, inside))
-                masks.append(stack[config.masks.index("vessels")])
+                masks.append(stack[names.index("vessels")])
                 fields.append(inside)
         scores = {"l1": float(np.mean(differences))}
         if reader and maps:
@@ -130,7 +145,14 @@ def painting_judge(
             scores |= {"agreement": result.auc or 0.0, "agreement_f1": result.f1 or 0.0}
         return scores
 
-    return Validation(judge=judge, score="agreement" if reader and "vessels" in config.masks else None)
+    return Validation(judge=judge, score="agreement" if reader and "vessels" in names else None)
+
+
+def painter_of(generator: nn.Module) -> AnyPainter:
+    """Return what paints with a generator of either family."""
+    if isinstance(generator, drgan.Generator):
+        return SeverityPainter(generator=generator)
+    return Painter(generator=cast(pix2pix.Generator, generator))
 
 
 def upscaling_judge(config: EDSRConfig, records: Sequence[Record]) -> Validation | None:

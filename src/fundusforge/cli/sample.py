@@ -33,11 +33,13 @@ class Sample:
       fundusforge sample -n 16 --seed 7 --out synthetic
       fundusforge sample runs/painter -n 100 --masks data/chase --split val --out painted
       fundusforge sample -n 8 --size 1024 --camera chase --out large
+      fundusforge sample runs/severity -n 8 --severity 2.5 --out graded
+      fundusforge sample runs/severity -n 10000 --lesions imitated --grade 3 --out severe
     """
 
     model: Annotated[tuple[Path, ...], Positional, arg(metavar="[MODEL]")] = ()
-    """Run folder or safetensors file of a pix2pix, pggan, stylegan or vae model; the embedded one if left
-    out."""
+    """Run folder or safetensors file of a pix2pix, drgan, pggan, stylegan or vae model; the embedded one if
+    left out."""
     out: Annotated[Path, arg(metavar="FOLDER")]
     """Dataset folder to write; must not hold a dataset yet."""
     count: Annotated[int, arg(name="n", aliases=("-n",))] = 16
@@ -49,6 +51,9 @@ class Sample:
     that draws them (vae, pggan, stylegan)."""
     split: Literal["train", "val", "test"] | None = None
     """Take only masks of this split of the folder; what a model draws is put into it."""
+    lesions: Literal["own", "imitated"] = "own"
+    """Lesions to paint on: those of the structure, or new ones, laid out on its vessels as real ones are, for
+    --grade or for each grade in turn."""
     size: int | None = None
     """Side of the images in pixels, 256 to 1024 and a multiple of 64; the size of the training images if left
     out."""
@@ -57,7 +62,11 @@ class Sample:
     truncation: float = 1.0
     """stylegan: below 1 nearer to the mean picture, better and more alike; 0.7 is usual."""
     grade: int | None = None
-    """stylegan: grade to draw, 0 to 4, if the model was trained with grades."""
+    """stylegan, drgan: grade to draw, 0 to 4, if the model was trained with grades; also that of imitated
+    lesions."""
+    severity: float | None = None
+    """drgan: severity to paint, 0 to 4, between grades too; if neither it nor --grade is given, that of the
+    structure, or what the masks speak for."""
     finding: tuple[str, ...] = ()
     """stylegan: findings to draw, if the model was trained with them."""
     jobs: int = 1
@@ -72,19 +81,21 @@ class Sample:
     def run(self) -> int:
         """Sample."""
         from fundusforge.sample.latents import DRAWING
-        from fundusforge.sample.painter import Painter
+        from fundusforge.sample.severity_painter import SeverityPainter, load_painter
         from fundusforge.sample.stage import SampleConfig, sample
         from fundusforge.training.checkpoint import read_metadata
 
         path = only(self.model, "MODEL")
         if path is not None and read_metadata(path)["kind"] in DRAWING:
             return self._draw(path)
-        if self.truncation != 1 or self.grade is not None or self.finding:
-            raise UsageError("--truncation, --grade and --finding need a stylegan MODEL")
-        painter = Painter.load(path, device=self.device)
+        if self.truncation != 1 or self.finding:
+            raise UsageError("--truncation and --finding need a stylegan MODEL")
+        painter = load_painter(path, device=self.device)
+        severity = self._severity(taken=isinstance(painter, SeverityPainter))
         config = SampleConfig(
             count=self.count, seed=self.seed, masks=self.masks, split=self.split, size=self.size,
-            camera=self.camera, jobs=self.jobs,
+            camera=self.camera, severity=severity, lesions=self.lesions,
+            grade=self.grade if self.lesions == "imitated" else None, jobs=self.jobs,
         )  # fmt: skip
         made = list(
             progress(sample(painter, self.out, config), "painting", total=self.count, quiet=self.quiet)
@@ -102,13 +113,26 @@ class Sample:
         emit(result, f"{len(made)} synthetic images in {self.out}", as_json=self.json)
         return DONE
 
+    def _severity(self, *, taken: bool) -> float | None:
+        """Severity that is asked for, by either name."""
+        asked = [value for value in (self.grade, self.severity) if value is not None]
+        if len(asked) == 2:
+            raise UsageError("--grade and --severity both name a severity; give one")
+        if self.lesions == "imitated" and self.grade is not None and not taken:
+            return None  # the masks show it
+        if asked and not taken:
+            name = "--grade" if self.grade is not None else "--severity"
+            raise UsageError(f"{name} needs a drgan or stylegan MODEL")
+        return float(asked[0]) if asked else None
+
     def _draw(self, path: Path) -> int:
         """Sample a generator that draws from vectors."""
         from fundusforge.sample.drawing import draw
         from fundusforge.sample.latents import Drawer
 
         given = {"--masks": self.masks != "phantom", "--split": self.split, "--size": self.size,
-                 "--camera": self.camera, "--jobs": self.jobs != 1}  # fmt: skip
+                 "--camera": self.camera, "--jobs": self.jobs != 1,
+                 "--severity": self.severity is not None, "--lesions": self.lesions != "own"}  # fmt: skip
         if wrong := [flag for flag, is_given in given.items() if is_given]:
             raise UsageError(f"{path} draws images and masks from vectors alone: it takes no {wrong[0]}")
         drawer = self._steered(Drawer.load(path, device=self.device))

@@ -7,6 +7,7 @@ from typing import Annotated, get_args
 from pydantic import Field
 
 from fundusforge.models.classifier import ClassifierConfig
+from fundusforge.models.drgan import DRGANConfig
 from fundusforge.models.edsr import EDSRConfig
 from fundusforge.models.encoder import EncoderConfig
 from fundusforge.models.pggan import PGGANConfig
@@ -20,6 +21,7 @@ from fundusforge.severity import LESIONS
 AnyConfig = (
     UNetConfig
     | Pix2PixConfig
+    | DRGANConfig
     | PGGANConfig
     | StyleGANConfig
     | EncoderConfig
@@ -108,6 +110,20 @@ PRESETS: dict[str, dict[str, tuple[str, AnyConfig]]] = {
             ),
         ),
     },
+    "drgan": {
+        "zhou": (
+            "1280 px, eight masks, severity 0 to 4 (Zhou et al. 2020: 20 epochs, batches of 16); for GPUs",
+            DRGANConfig(),
+        ),
+        "gpu512": (
+            "512 px on vessels, disc and four lesions, half as wide; for a GPU",
+            DRGANConfig(masks=("vessels", "disc", *LESIONS), size=512, width=32, steering=1.0),
+        ),
+        "small": (
+            "256 px, a quarter as wide, for a first look on a CPU",
+            DRGANConfig(masks=("vessels", "disc", *LESIONS), size=256, width=16, steering=1.0, lr=2e-4),
+        ),
+    },
     "pggan": {
         "beers": (
             "512 px photographs with vessels (Beers et al. 2018, who stop after 4800kimg)",
@@ -144,8 +160,17 @@ PRESETS: dict[str, dict[str, tuple[str, AnyConfig]]] = {
             StyleGANConfig(widths=(512, 512, 512, 512, 512, 256, 128, 64), mirror=True),
         ),
         "small": (
-            "64 px photographs with vessels, for a first look on a CPU",
-            StyleGANConfig(latent=64, style=64, widths=(64, 64, 64, 64, 32), mirror=True),
+            "64 px photographs with vessels, judged in pairs; recommended for few photographs",
+            StyleGANConfig(
+                latent=64,
+                style=64,
+                widths=(128, 128, 64, 32, 16),
+                mirror=True,
+                lr=2e-3,
+                loss="relativistic",
+                penalty_every=1,
+                paths=0.0,
+            ),
         ),
     },
     "encoder": {
@@ -160,8 +185,8 @@ PRESETS: dict[str, dict[str, tuple[str, AnyConfig]]] = {
             VAEConfig(),
         ),
         "small": (
-            "256 px, for a CPU",
-            VAEConfig(size=256, widths=(64, 96, 128), latent=64, discriminator_widths=(8, 16, 32, 32)),
+            "128 px, for a CPU",
+            VAEConfig(size=128, patch=4, widths=(48, 96, 128), latent=64, discriminator_widths=(16, 32, 32)),
         ),
     },
     "edsr": {
@@ -221,6 +246,7 @@ PRESETS: dict[str, dict[str, tuple[str, AnyConfig]]] = {
 LOOPS: dict[str, dict[str, object]] = {
     "unet": {"batch": 8, "schedule": "cosine", "warmup": 800, "ema_images": 4000.0},
     "pix2pix": {"batch": 1, "ema_images": 1000.0, "channels_last": False},
+    "drgan": {"batch": 16, "accumulate": 4, "ema_images": 4000.0},
     "pggan": {"batch": 16, "ema_images": 10000.0, "ema_rampup": 0.05},
     "stylegan": {"batch": 16, "ema_images": 10000.0, "ema_rampup": 0.05, "patience": 12},
     "encoder": {"batch": 16, "ema_images": 2000.0},

@@ -53,7 +53,7 @@ class VAEConfig:
     """Filters of each level, from that of the blocks on; each has half the side of the one before."""
     blocks: int = 1
     """Residual blocks of a level."""
-    kl: float = 0.02
+    kl: float = 0.1
     """Weight of what a picture's vector says beyond chance, in nats per number."""
     warmup: int = 8000
     """Images over which that weight and `adversarial` rise from 0: vectors must be used before they must be
@@ -68,7 +68,7 @@ class VAEConfig:
     """Weight of one minus the overlap of both pictures made 2, 4, 8 and 16 times smaller, on average."""
     centreline: float = 1.0
     """Weight of one minus the overlap of middle lines."""
-    adversarial: float = 0.02
+    adversarial: float = 0.05
     """Weight of passing for a tree; 0 learns without a discriminator."""
     discriminator_widths: tuple[int, ...] = (16, 32, 64, 64)
     """Filters of each of its layers."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from fundusforge import weights
 from fundusforge.config import from_json
@@ -18,6 +20,20 @@ from fundusforge.models.pix2pix import Generator, Pix2PixConfig
 from fundusforge.records import DatasetError
 from fundusforge.training import parallel
 from fundusforge.training.checkpoint import fill, load_model, model_file
+
+T = TypeVar("T", bound=nn.Module)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Choice:
+    """What is painted beside the structure, as drawn or asked for."""
+
+    code: NDArray[np.float32] | None = None
+    """What `paint` takes: a camera-and-colour code (10,), or the severity (1,)."""
+    camera: str | None = None
+    grade: int | None = None
+    predicted: bool = False
+    """Whether a model told the grade."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,22 +62,17 @@ class Painter:
             DatasetError: No embedded weights in this installation, or no such device.
         """
         file = model_file(Path(path)) if path is not None else weights.default("pix2pix")
-        tensors, metadata = load_model(file, kind="pix2pix")
-        generator = Generator(from_json(Pix2PixConfig, metadata["config"], where=str(file)))
-        prefix = "generator."
-        own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        fill(generator, own, where=file)
-        return cls(
-            generator=generator.to(parallel.start(device).device).eval(),
-            name=weights.name_of(file),
-            terms=tuple(json.loads(metadata.get("terms", "[]"))),
-            patients=frozenset(json.loads(metadata.get("patients", "[]"))),
-        )
+        return cls(**loaded(file, Pix2PixConfig, Generator, device=device))
 
     @property
     def config(self) -> Pix2PixConfig:
         """Configuration of the generator."""
         return self.generator.config
+
+    @property
+    def masks(self) -> tuple[str, ...]:
+        """Masks that it paints on."""
+        return self.config.masks
 
     def check_size(self, size: int) -> None:
         """Refuse a side that the generator cannot paint.
@@ -89,9 +100,43 @@ class Painter:
             (C, size, size) uint8 masks and (size, size) uint8 field of view, 0 or 255; no mask leaves the
             field.
         """
-        inside = resize_mask(_square(field_of_view), size)
-        layers = [resize_mask(_square(masks[name]), size) & inside for name in self.config.masks]
-        return np.stack(layers), inside
+        return stacked(masks, field_of_view, names=self.masks, size=size)
+
+    def check_wish(self, *, camera: str | None, severity: float | None) -> None:
+        """Refuse what the generator cannot be asked for.
+
+        Raises:
+            DatasetError: The generator does not know the camera, or any severity.
+        """
+        if severity is not None:
+            raise DatasetError(f"{self.name}: paints the masks and no grade; a drgan model takes a severity")
+        self.draw_code(torch.Generator().manual_seed(0), camera)
+
+    def choose(
+        self,
+        stack: NDArray[np.uint8],
+        field_of_view: Grey,
+        random: torch.Generator,
+        *,
+        grade: int | None,
+        camera: str | None = None,
+        severity: float | None = None,
+    ) -> Choice:
+        """Draw camera and colours; the grade is that of the structure.
+
+        Args:
+            stack: Masks of `stack`.
+            field_of_view: Of `stack`.
+            random: What is drawn from.
+            grade: Grade of the structure, if it is known.
+            camera: Whose colours to imitate; any if None.
+            severity: None: this generator paints no grade (see `check_wish`).
+
+        Raises:
+            DatasetError: The generator does not know the camera.
+        """
+        camera = camera or _any_camera(self.config.cameras, random)
+        return Choice(code=self.draw_code(random, camera), camera=camera, grade=grade)
 
     def draw_code(self, random: torch.Generator, camera: str | None) -> NDArray[np.float32] | None:
         """Draw a camera-and-colour code (10,); None if the generator takes none.
@@ -130,9 +175,48 @@ class Painter:
         random = torch.Generator().manual_seed(seed)
         noise = torch.randn(1, 1, *field_of_view.shape, generator=random).to(device)
         style = None if code is None else torch.from_numpy(np.asarray(code, np.float32))[None].to(device)
-        painted = self.generator(masks, style, noise)[0].float().cpu()  # (3, S, S) in [-1, 1]
-        pixels = ((painted.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-        return np.ascontiguousarray(pixels * (field_of_view > 0)[..., None])
+        return photograph(self.generator(masks, style, noise)[0], field_of_view)
+
+
+def loaded(file: Path, config: type[Any], family: type[T], *, device: str) -> dict[str, Any]:
+    """Return what a painter is made of, from a file of weights: generator, name, terms, patients.
+
+    Raises:
+        CheckpointError, ConfigError: Missing, truncated or foreign weights, or another family's.
+        DatasetError: No such device.
+    """
+    tensors, metadata = load_model(file, kind=config.kind)
+    generator = family(from_json(config, metadata["config"], where=str(file)))
+    prefix = "generator."
+    own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    fill(generator, own, where=file)
+    return {
+        "generator": generator.to(parallel.start(device).device).eval(),
+        "name": weights.name_of(file),
+        "terms": tuple(json.loads(metadata.get("terms", "[]"))),
+        "patients": frozenset(json.loads(metadata.get("patients", "[]"))),
+    }
+
+
+def stacked(
+    masks: Mapping[str, Grey], field_of_view: Grey, *, names: Sequence[str], size: int
+) -> tuple[NDArray[np.uint8], Grey]:
+    """Bring the named masks to squares of one size, in order; see `Painter.stack`."""
+    inside = resize_mask(_square(field_of_view), size)
+    layers = [resize_mask(_square(masks[name]), size) & inside for name in names]
+    return np.stack(layers), inside
+
+
+def photograph(painted: Tensor, field_of_view: Grey) -> Image:
+    """Return a picture (3, S, S) in [-1, 1] as (S, S, 3) uint8 RGB, black outside the field of view."""
+    painted = painted.float().cpu()
+    pixels = ((painted.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    return np.ascontiguousarray(pixels * (field_of_view > 0)[..., None])
+
+
+def _any_camera(cameras: Sequence[str], random: torch.Generator) -> str | None:
+    """Draw one of the cameras."""
+    return cameras[int(torch.randint(len(cameras), (), generator=random))] if cameras else None
 
 
 def _square(pixels: Grey) -> Grey:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from joblib import Parallel, delayed
@@ -19,7 +19,7 @@ from fundusforge import __version__
 from fundusforge.images import SYNTHETIC_XMP, write_image
 from fundusforge.records import METADATA, DatasetError, Mask, Provenance, Record, Split, write_metadata
 from fundusforge.sample.conditions import Condition, Conditions, draw_seed
-from fundusforge.sample.painter import Painter
+from fundusforge.sample.severity_painter import AnyPainter
 from fundusforge.sample.supply import supply_of
 
 _NOISE, _CODE = 2, 3
@@ -43,6 +43,13 @@ class SampleConfig:
     """Side of the images in pixels; the generator's own if None."""
     camera: str | None = None
     """Camera whose colours to imitate; drawn per image from all that the generator knows if None."""
+    severity: float | None = None
+    """Severity to paint, 0 to 4, by a generator that takes one; if None that of the structure, or what the
+    masks speak for."""
+    lesions: Literal["own", "imitated"] = "own"
+    """Lesions of the structure, or laid out as real ones are (`sample.layouts`)."""
+    grade: int | None = None
+    """Grade of imitated lesions, 0 to 4; 0, 1, 2, 3, 4, 0, ... if None."""
     jobs: int = 1
     """Processes that draw or read structure."""
 
@@ -54,7 +61,7 @@ class SampleConfig:
             raise DatasetError(f"seed must not be negative, but is {self.seed}")
 
 
-def sample(painter: Painter, out: Path, config: SampleConfig) -> Iterator[Record]:
+def sample(painter: AnyPainter, out: Path, config: SampleConfig) -> Iterator[Record]:
     """Write a dataset folder of synthetic images; yields each record when its files are on the disk.
 
     The metadata is written after the last one, so a folder is whole or not a dataset folder at all.
@@ -65,19 +72,21 @@ def sample(painter: Painter, out: Path, config: SampleConfig) -> Iterator[Record
         config: What to sample.
 
     Raises:
-        DatasetError: The folder holds a dataset, the supply of masks is broken or lacks one, or size or
-        camera
-            are unknown to the generator.
+        DatasetError: The folder holds a dataset, the supply of masks is broken or lacks one, or size, camera
+            or severity are unknown to the generator.
         OSError: The folder cannot be written.
     """
     size = config.size or painter.config.size
     painter.check_size(size)
-    painter.draw_code(torch.Generator().manual_seed(0), config.camera)  # an unknown camera is refused early
+    painter.check_wish(camera=config.camera, severity=config.severity)  # refused before anything is drawn
     if (out / METADATA).exists():
         raise DatasetError(f"{out}: holds a dataset already; name another folder")
     splits = (config.split,) if config.split else None
-    supply = supply_of(config.masks, names=painter.config.masks, seed=config.seed, splits=splits)
-    for name in ("images", "field_of_view", *painter.config.masks):
+    supply = supply_of(
+        config.masks, names=painter.masks, seed=config.seed, splits=splits, lesions=config.lesions,
+        grade=config.grade,
+    )  # fmt: skip
+    for name in ("images", "field_of_view", *painter.masks):
         (out / name).mkdir(parents=True, exist_ok=True)
     records = []
     for index, condition in enumerate(_drawn(supply, config.count, size=size, jobs=config.jobs)):
@@ -97,14 +106,16 @@ def _drawn(supply: Conditions, count: int, *, size: int, jobs: int) -> Iterator[
 
 
 def _paint(
-    painter: Painter, out: Path, condition: Condition, *, index: int, size: int, config: SampleConfig
+    painter: AnyPainter, out: Path, condition: Condition, *, index: int, size: int, config: SampleConfig
 ) -> Record:
     """Paint one image, write its files, return its record."""
-    names = painter.config.masks
+    names = painter.masks
     stack, inside = painter.stack(condition.masks, condition.field_of_view, size=size)
     random = torch.Generator().manual_seed(draw_seed(config.seed, index, stream=_CODE))
-    camera = config.camera or _any_camera(painter.config.cameras, random)
-    code = painter.draw_code(random, camera)
+    chosen = painter.choose(
+        stack, inside, random, grade=condition.grade, camera=config.camera, severity=config.severity
+    )
+    code = chosen.code
     image = painter.paint(stack, inside, seed=draw_seed(config.seed, index, stream=_NOISE), code=code)
     file = f"{index:06d}.png"
     provenance = Provenance(
@@ -131,10 +142,11 @@ def _paint(
         masks={name: Mask(path=f"{name}/{file}", origin=condition.origins[name]) for name in names},
         field_of_view=f"field_of_view/{file}",
         eye=condition.eye,
-        camera=camera,
+        camera=chosen.camera,
         terms="; ".join(_unique([*painter.terms, *([condition.terms] if condition.terms else [])])) or None,
         split=condition.split,
-        grade=condition.grade,
+        grade=chosen.grade,
+        predicted=("grade",) if chosen.predicted else (),
         synthetic=True,
         structure_from_patient=condition.from_patient,
         provenance=provenance,
@@ -150,11 +162,6 @@ def stamps(provenance: Provenance, *, from_patient: bool) -> dict[str, str]:
         "fundusforge:seed": f"{provenance.seed}/{provenance.index}",
         "fundusforge:version": provenance.version,
     }
-
-
-def _any_camera(cameras: Sequence[str], random: torch.Generator) -> str | None:
-    """Draw one of the cameras."""
-    return cameras[int(torch.randint(len(cameras), (), generator=random))] if cameras else None
 
 
 def _unique(texts: Sequence[str]) -> list[str]:

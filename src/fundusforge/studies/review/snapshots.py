@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fundusforge.config import ConfigError, from_json
-from fundusforge.models.pggan import PGGANConfig
+from fundusforge.models.stylegan import StyleGANConfig
 from fundusforge.sample.latents import DRAWING, GeneratorConfig
 from fundusforge.studies.review.verdicts import Review, ReviewError
 from fundusforge.training import checkpoint
@@ -116,7 +116,7 @@ def snapshot(path: Path, rows: Sequence[Measured] = ()) -> Snapshot:
         weights=weights_sha256(tensors, metadata),
         clock=clock,
         side=config.size,
-        conditions=0 if isinstance(config, PGGANConfig) else config.conditions,
+        conditions=config.conditions if isinstance(config, StyleGANConfig) else 0,
         measured=measured_at(rows, clock),
         reviews=_reviews(path, metadata.get(REVIEW, "[]")),
     )

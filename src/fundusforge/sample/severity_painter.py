@@ -1,0 +1,175 @@
+"""A trained generator that paints a wanted severity on masks, with the same promise as `painter`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fundusforge.images import Grey, Image
+from fundusforge.models.drgan import DRGANConfig, Generator
+from fundusforge.records import DatasetError
+from fundusforge.sample.painter import Choice, Painter, loaded, photograph, stacked
+from fundusforge.training.checkpoint import model_file, read_metadata
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SeverityPainter:
+    """A DR-GAN generator with what it needs to be used on its own; no grader is among it."""
+
+    generator: Generator
+    """In evaluation mode, on its device."""
+    name: str = "generator"
+    """Name and first digits of the SHA-256 of its weights."""
+    terms: tuple[str, ...] = ()
+    """Terms of the data sets it was trained on, each `source: terms`."""
+    patients: frozenset[str] = frozenset()
+    """Digests of the patients it was trained on."""
+
+    @classmethod
+    def load(cls, path: Path, *, device: str = "auto") -> SeverityPainter:
+        """Load a generator.
+
+        Args:
+            path: A run folder or a file of weights.
+            device: `auto` (a GPU where there is one), `cpu`, `cuda`, ...
+
+        Raises:
+            CheckpointError, ConfigError: Missing, truncated or foreign weights, or another family's.
+            DatasetError: No such device.
+        """
+        return cls(**loaded(model_file(Path(path)), DRGANConfig, Generator, device=device))
+
+    @property
+    def config(self) -> DRGANConfig:
+        """Configuration of the generator."""
+        return self.generator.config
+
+    @property
+    def masks(self) -> tuple[str, ...]:
+        """Masks that it paints on."""
+        return self.config.conditions
+
+    def check_size(self, size: int) -> None:
+        """Refuse a side that the generator cannot paint.
+
+        Raises:
+            DatasetError: The side is no multiple of 16, or outside 64 to 2048.
+        """
+        if size % 16 or not 64 <= size <= 2048:
+            raise DatasetError(
+                f"size {size}: {self.name} paints sides that are multiples of 16, 64 to 2048 px"
+            )
+
+    def check_wish(self, *, camera: str | None, severity: float | None) -> None:
+        """Refuse what the generator cannot be asked for.
+
+        Raises:
+            DatasetError: A camera; or a severity outside 0 to 4, of which no photograph was learnt, or of a
+                model without grading manipulation.
+        """
+        if camera is not None:
+            raise DatasetError(f"{self.name}: a drgan model knows no cameras, so not {camera!r}")
+        if severity is None:
+            return
+        if not self.config.agm:
+            raise DatasetError(f"{self.name}: was trained without grading manipulation; it takes no severity")
+        try:
+            self.generator.spaces.check(severity)
+        except ValueError as error:
+            raise DatasetError(f"{self.name}: {error}") from None
+
+    def stack(
+        self, masks: Mapping[str, Grey], field_of_view: Grey, *, size: int
+    ) -> tuple[NDArray[np.uint8], Grey]:
+        """Bring masks to what the generator takes; see `Painter.stack`."""
+        return stacked(masks, field_of_view, names=self.masks, size=size)
+
+    @torch.inference_mode()
+    def choose(
+        self,
+        stack: NDArray[np.uint8],
+        field_of_view: Grey,
+        random: torch.Generator,
+        *,
+        grade: int | None,
+        camera: str | None = None,
+        severity: float | None = None,
+    ) -> Choice:
+        """Choose the severity: as asked, or that of the structure, or what the masks speak for.
+
+        Args:
+            stack: Masks of `stack`.
+            field_of_view: Of `stack`.
+            random: Not read: nothing is left to chance here.
+            grade: Grade of the structure, if it is known.
+            camera: None (see `check_wish`).
+            severity: 0 to 4, between grades too.
+
+        Returns:
+            The severity as code, and the grade next to it.
+        """
+        if not self.config.agm:
+            return Choice(grade=grade)
+        if severity is None and grade is not None and self.generator.spaces.known[grade]:
+            severity = float(grade)
+        predicted = severity is None
+        if severity is None:
+            severity = float(self.generator.predicted(self._layers(stack, field_of_view))[0])
+        code = np.array([severity], np.float32)
+        return Choice(code=code, grade=int(severity + 0.5), predicted=predicted)
+
+    @torch.inference_mode()
+    def paint(
+        self, stack: NDArray[np.uint8], field_of_view: Grey, *, seed: int, code: NDArray[np.float32] | None
+    ) -> Image:
+        """Paint one photograph, in a pass of its own through the network.
+
+        Args:
+            stack: (C, S, S) uint8 masks of `stack`.
+            field_of_view: (S, S) uint8, 0 or 255.
+            seed: Seed of grading vector and noise. With the same seed, severities from 0 to 4 are one path.
+            code: (1,) severity, 0 to 4; what the masks speak for if None.
+
+        Returns:
+            (S, S, 3) uint8 RGB, black outside the field of view.
+        """
+        masks = self._layers(stack, field_of_view)
+        if not self.config.agm:
+            return photograph(self.generator(masks)[0], field_of_view)
+        random, net = torch.Generator().manual_seed(seed), self.generator
+        severity = net.predicted(masks).float() if code is None else masks.new_tensor(code.tolist())
+        vector = net.spaces(severity, _normal(random, net.spaces.draws, like=masks))
+        noise = [_normal(random, *shape, like=masks) for shape in net.volumes(*field_of_view.shape)]
+        return photograph(net(masks, vector, noise)[0], field_of_view)
+
+    def _layers(self, stack: NDArray[np.uint8], field_of_view: Grey) -> Tensor:
+        """Masks and field of view as (1, C + 1, S, S) of 0 and 1 on the generator's device."""
+        layers = np.concatenate([stack, field_of_view[None]]) > 0
+        return torch.from_numpy(layers.astype(np.float32))[None].to(self.generator.seen.device)
+
+
+def _normal(random: torch.Generator, *shape: int, like: Tensor) -> Tensor:
+    """Draw (1, *shape) standard normal numbers, on the CPU lest they depend on the device."""
+    return torch.randn(1, *shape, generator=random).to(like.device)
+
+
+AnyPainter = Painter | SeverityPainter
+"""Whatever paints on masks."""
+
+
+def load_painter(path: Path | None = None, *, device: str = "auto") -> AnyPainter:
+    """Load a generator of either family; the embedded one if `path` is None.
+
+    Raises:
+        CheckpointError, ConfigError: Missing, truncated or foreign weights, or another family's.
+        DatasetError: No embedded weights in this installation, or no such device.
+    """
+    if path is not None and read_metadata(path).get("kind") == DRGANConfig.kind:
+        return SeverityPainter.load(path, device=device)
+    return Painter.load(path, device=device)
