@@ -19,6 +19,7 @@ from fundusforge.models.recipe import CONTRAST_UNIT
 from fundusforge.models.stylegan import StyleGANConfig
 from fundusforge.models.styles import Generator as Styled
 from fundusforge.records import DatasetError, read_folder
+from fundusforge.sample.cleaning import COVERED
 from fundusforge.sample.drawing import draw
 from fundusforge.sample.latents import Drawer
 from fundusforge.training.checkpoint import CheckpointError, Clock, save_model
@@ -99,7 +100,7 @@ def test_a_folder_of_images_and_masks(drawer: Drawer, tmp_path: Path) -> None:
         inside = np.ones_like(vessels)
         if record.field_of_view:
             inside = read_mask(tmp_path / "out" / record.field_of_view) > 0
-        assert np.array_equal(vessels, (picture[3].numpy() > 0) & inside)
+        assert np.array_equal(vessels, (picture[3].numpy() > 2 * COVERED - 1) & inside)
     with Pillow.open(tmp_path / "out/images/000001.png") as picture:
         assert picture.text["fundusforge:synthetic"] == "true"
 

@@ -3,8 +3,9 @@
 After Sengupta et al. 2019, "Generative modeling for retinal fundus image synthesis", who train on 20 trees a
 residual auto-encoder with an adversarial part and say no more about it. Here a picture is one vector
 (Kingma and Welling 2014): no place of it is copied into a drawing. What is drawn from a tree's own vector is
-compared with that tree; it and what is drawn from random vectors must pass a discriminator of patches
-(Larsen et al. 2016), which knows how vessels run, but sees too little of a tree to know whose it is.
+compared with that tree, and must pass a discriminator of patches (Larsen et al. 2016), which knows how
+vessels run, but sees too little of a tree to know whose it is. What is drawn from random vectors must not:
+nothing else would bind it, and it became a weave that passes everywhere and is a tree nowhere.
 
 Vessels cover a tenth of the picture and most of them are as thin as a pixel. Squared error and plain
 cross-entropy are content with a grey haze in their place, so what counts is focal cross-entropy (pixels
@@ -262,7 +263,7 @@ class VAE:
             return {"hinge": losses.discriminator_loss(on_real, on_fake, "hinge")}
         decoder = cast(Decoder, self.nets["decoder"])
         decoder.seen.fill_(images)
-        chance, free = batch["draws"].split(c.latent, 1)
+        chance = batch["draws"][:, c.latent :]
         mean, log = self.nets["encoder"](real)
         spread = (0.5 * log).exp()
         again = decoder.logits(mean + spread * chance)
@@ -277,8 +278,7 @@ class VAE:
             "kl": c.kl * rise * nats.mean(0).clamp(min=c.free).mean(),
         }
         if c.adversarial:
-            half = (len(real) + 1) // 2
-            fake = torch.cat([again[half:], decoder.logits(free[:half])]).sigmoid()
+            fake = again.sigmoid()
             batch["fake"] = fake.detach()
             on_fake = self.nets["discriminator"](fake)[0]
             found["adversarial"] = c.adversarial * rise * losses.generator_loss(on_fake, "hinge")
