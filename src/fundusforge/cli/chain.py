@@ -46,7 +46,8 @@ class Chain:
     out: Annotated[Path, arg(metavar="FOLDER")]
     """Run folder, dataset folder or folder of results to write."""
     preset: Literal["default", "small"] = "default"
-    """train, folds: `default` draws 512 px, for a GPU; `small` 256 px, for a CPU."""
+    """train, folds: `default` draws and paints 512 px, for a GPU; `small` draws 128 and paints 256 px, for a
+    CPU."""
     masks: tuple[str, ...] = ("vessels",)
     """train, folds: masks to draw and to paint on."""
     trees_for: Annotated[str, arg(metavar="AMOUNT")] = "400kimg"
