@@ -24,7 +24,7 @@ COVERED = 0.25
 """Share of a pixel above which a structure is there. Half would lose vessels thinner than a pixel."""
 ITERATIONS = 12
 """Of the deconvolution."""
-FAINTER = 0.5
+FAINTER = 0.6
 """Share of the threshold down to which a vessel is followed from where it is above it."""
 WIDEST_GAP = 0.06
 """Longest bridge, in diameters of the field of view."""
@@ -70,8 +70,7 @@ def connected(probability: Map, field_of_view: Grey, *, threshold: float) -> Gre
         (H, W) uint8 of 0 and 255: every part either holds the longest vessels, or enters over the edge.
     """
     inside = field_of_view > 0
-    follow: Any = import_module("skimage.filters").apply_hysteresis_threshold
-    vessels = np.asarray(follow(probability * inside, FAINTER * threshold, threshold), bool)
+    vessels = followed(probability * inside, threshold)
     if not vessels.any():
         return np.zeros(vessels.shape, np.uint8)
     diameter = 2 * float(np.sqrt(np.count_nonzero(inside) / np.pi))
@@ -149,17 +148,23 @@ def blur_of(pictures: list[Map], drawn: list[Map]) -> float:
 
 
 def threshold_of(pictures: list[Map], drawn: list[Map]) -> float:
-    """Return the probability at which outlines of `drawn` overlap most with those of `pictures`.
+    """Return the threshold of `connected` at which as much is drawn as there is in `pictures`.
+
+    The threshold of most overlap would be low where the network is in doubt, and fill the picture.
 
     Args:
         pictures: (H, W) each, in [0, 1]: covered shares.
         drawn: What an auto-encoder makes of them, its blur taken back.
     """
-    truth = np.stack(pictures) > COVERED
-    maps = np.stack(drawn)
+    wanted = sum(np.count_nonzero(picture > COVERED) for picture in pictures)
 
-    def dice(threshold: float) -> float:
-        found = maps > threshold
-        return 2 * np.count_nonzero(found & truth) / max(1, np.count_nonzero(found) + np.count_nonzero(truth))
+    def surplus(threshold: float) -> int:
+        return abs(sum(np.count_nonzero(followed(one, threshold)) for one in drawn) - wanted)
 
-    return float(max(np.arange(0.1, 0.91, 0.05).tolist(), key=dice))
+    return float(min(np.arange(0.05, 0.96, 0.025).tolist(), key=surplus))
+
+
+def followed(probability: Map, threshold: float) -> NDArray[np.bool_]:
+    """Return (H, W) where a map is above the threshold, or above `FAINTER` of it and connected to such."""
+    follow: Any = import_module("skimage.filters").apply_hysteresis_threshold
+    return np.asarray(follow(probability, FAINTER * threshold, threshold), bool)
