@@ -41,7 +41,8 @@ def wilson(hits: int, n: int, *, level: float = 0.95) -> tuple[float, float]:
     z = float(ndtri((1 + level) / 2))
     middle = (hits + z**2 / 2) / (n + z**2)
     reach = z / (n + z**2) * math.sqrt(hits * (n - hits) / n + z**2 / 4)
-    return max(0.0, middle - reach), min(1.0, middle + reach)
+    # Of none and of all the ends are exact, which rounding would miss.
+    return max(0.0, middle - reach) if hits else 0.0, min(1.0, middle + reach) if hits < n else 1.0
 
 
 def figures(
