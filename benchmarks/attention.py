@@ -22,14 +22,13 @@ import shlex
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fundusforge.models.attention import attend
+from pggan import timed
 
 SHAPES = {"side": (16, 256), "large": (4, 128)}
 """Numbers compared and channels, at 160x160 and at 320x320 places (section II-B)."""
@@ -47,13 +46,6 @@ def drawn(side: int, what: str) -> tuple[Tensor, Tensor, Tensor]:
     compared, channels = SHAPES[what]
     ask, answer = torch.randn(2, 1, compared, side * side)
     return ask, answer, torch.randn(1, channels, side * side)
-
-
-def timed(call: Callable[[], Tensor]) -> tuple[float, Tensor]:
-    """Wall seconds of a call, and what it gives."""
-    began = time.perf_counter()
-    found = call()
-    return time.perf_counter() - began, found
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

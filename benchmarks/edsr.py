@@ -24,7 +24,6 @@ import shlex
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -33,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fundusforge.models.edsr import Block, EDSRConfig, EDSRNet
+from pggan import ceiling, timed
 
 AIM, LARGEST_DIFFERENCE = 1.5, 1e-4
 Forward = Callable[[Tensor], Tensor]
@@ -78,25 +78,6 @@ def operations(net: EDSRNet, side: int) -> float:
         p.numel() for name, p in net.named_parameters() if p.ndim == 4 and not name.startswith("tail")
     )
     return 2.0 * side * side * (weights + 4 * net.tail.weight.numel())
-
-
-def ceiling() -> float:
-    """Operations per second of the best convolution here: 3x3, 512 channels, both layouts tried."""
-    best = 0.0
-    for layout in (torch.contiguous_format, torch.channels_last):
-        x = torch.randn(4, 512, 32, 32).to(memory_format=layout)
-        weight = torch.randn(512, 512, 3, 3).to(memory_format=layout)
-        for _ in range(4):
-            seconds, _ = timed(lambda x=x, weight=weight: F.conv2d(x, weight, padding=1))
-            best = max(best, 2.0 * weight.numel() * 4 * 32 * 32 / seconds)
-    return best
-
-
-def timed(call: Callable[[], Tensor]) -> tuple[float, Tensor]:
-    """Wall seconds of a call, and what it gives."""
-    began = time.perf_counter()
-    found = call()
-    return time.perf_counter() - began, found
 
 
 def peak(side: str, options: argparse.Namespace) -> float:

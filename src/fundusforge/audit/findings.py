@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fundusforge.config import from_json, to_json
-from fundusforge.evaluate.figures import Figure, FolderSummary
+from fundusforge.evaluate.figures import Figure, FolderSummary, figure_of
 from fundusforge.records import write_text
 
 AUDIT = "audit.json"
@@ -131,10 +131,7 @@ class Audit:
         Raises:
             KeyError: There is none.
         """
-        for figure in self.figures:
-            if figure.name == name:
-                return figure
-        raise KeyError(f"no figure {name!r}; there are {', '.join(f.name for f in self.figures)}")
+        return figure_of(self.figures, name)
 
     def offenders(self) -> tuple[Finding, ...]:
         """Return the findings that are offences, the most alike first."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -206,10 +207,7 @@ class Results:
         Raises:
             KeyError: There is none.
         """
-        for figure in self.figures:
-            if figure.name == name:
-                return figure
-        raise KeyError(f"no figure {name!r}; there are {', '.join(f.name for f in self.figures)}")
+        return figure_of(self.figures, name)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `results.json` holds, as plain values."""
@@ -224,6 +222,18 @@ class Results:
     def write(self, path: Path) -> None:
         """Write `results.json`, strict JSON, atomically."""
         write_text(path, to_json(self) + "\n")
+
+
+def figure_of(figures: Sequence[Figure], name: str) -> Figure:
+    """Return the figure of that name.
+
+    Raises:
+        KeyError: There is none; the message lists those there are.
+    """
+    for figure in figures:
+        if figure.name == name:
+            return figure
+    raise KeyError(f"no figure {name!r}; there are {', '.join(f.name for f in figures)}")
 
 
 def read_results(path: Path) -> Results:

@@ -23,7 +23,7 @@ from fundusforge import __version__
 from fundusforge.annotate.segmenter import Segmenter
 from fundusforge.config import from_json, to_json
 from fundusforge.evaluate.evidence import ImageSet, Judge
-from fundusforge.evaluate.figures import Figure
+from fundusforge.evaluate.figures import Figure, figure_of
 from fundusforge.records import METADATA, DatasetError, Split, read_folder, write_text
 from fundusforge.studies.chain.facts import laid_out
 from fundusforge.studies.chain.parting import folds_of, write_part
@@ -98,10 +98,7 @@ class Folds:
         Raises:
             KeyError: There is none.
         """
-        for figure in self.figures:
-            if figure.name == name:
-                return figure
-        raise KeyError(f"no figure {name!r}")
+        return figure_of(self.figures, name)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `folds.json` holds, as plain values."""

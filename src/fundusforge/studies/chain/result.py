@@ -9,7 +9,7 @@ from typing import Any
 
 from fundusforge.audit.findings import Chance
 from fundusforge.config import to_json
-from fundusforge.evaluate.figures import Figure, FolderSummary
+from fundusforge.evaluate.figures import Figure, FolderSummary, figure_of
 from fundusforge.studies.chain.anatomy import equivalent
 from fundusforge.studies.chain.facts import HEAD, PAPER_FACTS, PAPER_SIMILARITY, Fact, laid_out
 from fundusforge.studies.chain.leakage import Leak
@@ -68,10 +68,7 @@ class Tables:
         Raises:
             KeyError: There is none.
         """
-        for figure in self.figures:
-            if figure.name == name:
-                return figure
-        raise KeyError(f"no figure {name!r}")
+        return figure_of(self.figures, name)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `tables.json` holds, as plain values."""
