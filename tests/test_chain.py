@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,26 @@ from pathlib import Path
 import pytest
 
 from conftest import write_drawn_folder
+from fundusforge.annotate.segmenter import known_patients
 from fundusforge.cli import main
-from fundusforge.cli.chaining import CHAIN, PAINTER, TREES, UPSCALER, ChainConfig, sample_chain, train_chain
+from fundusforge.cli.chaining import (
+    CHAIN,
+    PAINTER,
+    TREES,
+    UPSCALER,
+    ChainConfig,
+    sample_chain,
+    sources_of,
+    train_chain,
+)
+from fundusforge.cli.command import UsageError
 from fundusforge.images import read_image, read_mask
 from fundusforge.models.edsr import EDSRConfig
 from fundusforge.models.pix2pix import Pix2PixConfig
 from fundusforge.models.vae import VAEConfig
-from fundusforge.records import DatasetError, read_folder
+from fundusforge.records import DatasetError, read_folder, write_metadata
+from fundusforge.studies.chain.folds import FoldsConfig, folds
+from fundusforge.training import checkpoint
 
 TINY = ChainConfig(
     trees=VAEConfig(
@@ -105,3 +119,71 @@ def test_says_what_is_missing(
 def test_facts_of_a_chain_are_plain_json(chain: Path) -> None:
     facts = json.loads((chain / CHAIN).read_text("utf-8"))
     assert facts["config"]["trees"]["kind"] == "vae" and facts["folders"] == ["eyes"]
+
+
+def test_sources_of_trees_share_the_painter_and_train_trees_for_their_own_alone(
+    chain: Path, eyes: Path, tmp_path: Path
+) -> None:
+    known, place = tmp_path / "known", tmp_path / "chain"
+    shutil.copytree(eyes, known)
+    human = [
+        replace(r, masks={name: replace(mask, origin="human") for name, mask in r.masks.items()})
+        for r in read_folder(known, splits=("train",))
+    ]
+    write_metadata(known, human)
+    words = ["warped", "phantom", str(chain / TREES), "vae"]
+    sources, painters = sources_of(words, TINY, count=3, loop=LOOP, quiet=True), set[int]()
+    folders = {"warped": "drawn-warped", "phantom": "drawn-phantom", "trees": "drawn-trees", "vae": "drawn"}
+    assert list(sources) == list(folders)
+    for name, folder in folders.items():
+        assert not (place / TREES).exists()
+        out = sources[name].make(known, place)
+        painters.add((place / PAINTER / "model.safetensors").stat().st_mtime_ns)
+        assert out == place / folder
+        records = read_folder(out)
+        assert [record.split for record in records] == ["train"] * 3
+        assert {record.structure_from_patient for record in records} == {name == "warped"}
+        assert {record.masks["vessels"].origin for record in records} == {
+            "phantom" if name == "phantom" else "generated"
+        }
+        if name == "warped":
+            assert {record.patient for record in records} == {record.patient for record in human}
+        before = (out / "metadata.jsonl").read_bytes()
+        assert sources[name].make(known, place) == out and (out / "metadata.jsonl").read_bytes() == before
+    assert len(painters) == 1 and (place / TREES / "model.safetensors").is_file()
+
+
+def test_a_model_of_trees_is_a_source_unless_it_knows_who_is_tested(
+    chain: Path, eyes: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "other-trees"
+    shutil.copytree(chain / TREES, run)
+    sources = sources_of([str(run)], TINY, count=2, loop=LOOP, quiet=True)
+    (source,) = sources.values()
+    assert list(sources) == ["other_trees"] and source.model.startswith("other-trees-")
+    learnt = read_folder(eyes, splits=("train",))
+    assert source.patients == known_patients(record.patient for record in learnt)
+
+    def never(*_: object) -> None:
+        raise AssertionError("nothing is trained for a study that is refused")
+
+    study = FoldsConfig(real=eyes, out=tmp_path / "study", splits=(), folds=2)
+    with pytest.raises(DatasetError, match=r"other-trees-\w+ was trained on 1 patients of .*eyes"):
+        folds(study, sources=sources, train=never)
+    file = checkpoint.model_file(run)
+    tensors, metadata = checkpoint.read(file)
+    checkpoint.write(file, tensors, {name: text for name, text in metadata.items() if name != "patients"})
+    with pytest.raises(DatasetError, match="does not say which patients"):
+        sources_of([str(run)], TINY, count=2)
+
+
+def test_sources_that_are_none_or_meet_are_refused(
+    chain: Path, eyes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["chain", "folds", str(eyes), "--out", str(tmp_path / "out"), "--sources", "vae", "phantoms"]
+    assert main(words) == 2 and "did you mean 'phantom'?" in capsys.readouterr().err
+    shutil.copytree(chain / TREES, tmp_path / "vae")
+    with pytest.raises(UsageError, match="may not be called 'vae'"):
+        sources_of([str(tmp_path / "vae")], TINY, count=2)
+    with pytest.raises(UsageError, match="two are called 'phantom'"):
+        sources_of(["phantom", "phantom"], TINY, count=2)

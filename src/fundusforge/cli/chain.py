@@ -27,7 +27,8 @@ class Chain:
     of split `train` are learnt from. `sample` draws a dataset folder with the chain in RUN. `tables` compares
     dataset folders of drawn eyes (FOLDER ..., the chain's first) with the real eyes of --real: likeness,
     vessels, copies of training trees. `folds` trains chain and segmenters on parts of FOLDER and asks whether
-    drawn eyes can take the place of real ones, or add to them, also on other cameras (--external).
+    drawn eyes can take the place of real ones, or add to them, also on other cameras (--external), and
+    whether other --sources of trees serve as well.
 
     Drawn trees are of no single patient as far as the audit can tell: read the share of leaked trees before
     you share any.
@@ -37,6 +38,7 @@ class Chain:
       fundusforge chain sample runs/chain -n 1000 --upscale --out drawn
       fundusforge chain tables drawn phantoms --real data/drive --out tables
       fundusforge chain folds data/drive --external data/chase data/hrf --preset small --out folds
+      fundusforge chain folds data/drive --sources vae phantom warped --out folds
     """
 
     action: Annotated[Literal["train", "sample", "tables", "folds"], Positional, arg(metavar="ACTION")]
@@ -72,6 +74,10 @@ class Chain:
     """tables, folds: splits of the real folder that are learnt from."""
     external: tuple[Path, ...] = ()
     """folds: dataset folders of other cameras."""
+    sources: Annotated[tuple[str, ...], arg(metavar="SOURCE [SOURCE ...]")] = ("vae",)
+    """folds: whose trees to paint on, all by one painter: `vae`, the chain's own; `phantom`, of no patient;
+    `warped`, those that are learnt from, warped, which stay the patients'; or a run folder of another model
+    that draws the masks and has seen no eye that is tested. A finished study takes further ones."""
     folds: int = 4
     """folds: parts of the real eyes, by patient."""
     side: int = 512
@@ -152,7 +158,7 @@ class Chain:
         return found.to_dict(), found.text()
 
     def _folds(self) -> tuple[dict[str, Any], str]:
-        from fundusforge.cli.chaining import sample_chain, train_chain
+        from fundusforge.cli.chaining import WARPED, sources_of
         from fundusforge.cli.command import only
         from fundusforge.cli.fitting import fit
         from fundusforge.config import to_json
@@ -166,11 +172,12 @@ class Chain:
         segmenter = UNetConfig(diameter=chain.painter.size)
         loop: dict[str, Any] = {**LOOPS["unet"], **self._loop(), "stop_after": self.segmenter_for}
 
-        def make(known: Path, place: Path) -> Path:
-            train_chain([known], place, chain, loop=self._loop(), quiet=self.quiet)
-            drawn = place / "drawn"
-            list(sample_chain(place, drawn, count=self.count, seed=self.seed, jobs=self.jobs))
-            return drawn
+        sources = sources_of(
+            self.sources, chain, count=self.count, seed=self.seed, jobs=self.jobs, loop=self._loop(),
+            quiet=self.quiet,
+        )  # fmt: skip
+        if WARPED in sources:
+            say("warning: eyes on warped trees have the vessels of patients; do not share them")
 
         def train(folders: Sequence[Path], run: Path) -> None:
             fit(segmenter, folders, run, loop=LoopConfig(**loop), resume=True, quiet=self.quiet)
@@ -182,7 +189,7 @@ class Chain:
         settings = {"chain": json.loads(to_json(chain)), "drawn": self.count, "loop": self._loop()}
         settings |= {"segmenter": vars(segmenter), "segmenter_for": self.segmenter_for}
         found = folds(
-            config, make=make, train=train, settings=settings, command=_command(),
+            config, sources=sources, train=train, settings=settings, command=_command(),
             progress=None if self.quiet else say,
         )  # fmt: skip
         return found.to_dict(), found.text()

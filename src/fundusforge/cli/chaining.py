@@ -10,24 +10,34 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from fundusforge import __version__
+from fundusforge.cli.command import UsageError, nearest
 from fundusforge.cli.fitting import fit
 from fundusforge.config import to_json
 from fundusforge.models import LOOPS, PRESETS, AnyConfig
 from fundusforge.models.edsr import EDSRConfig
 from fundusforge.models.pix2pix import Pix2PixConfig
 from fundusforge.models.vae import VAEConfig
-from fundusforge.records import DatasetError, Record, write_text
+from fundusforge.records import METADATA, DatasetError, Record, read_folder, write_metadata, write_text
+from fundusforge.sample.conditions import PHANTOM
 from fundusforge.sample.painter import Painter
 from fundusforge.sample.stage import SampleConfig, sample
+from fundusforge.sample.supply import DrawnConditions
 from fundusforge.sample.upscaling import Upscaler, upscale_folder
+from fundusforge.studies.chain.folds import Source
+from fundusforge.studies.chain.parting import WARPED, write_warped
+from fundusforge.studies.chain.result import slug
+from fundusforge.studies.chain.scores import PLAIN, named
 from fundusforge.training.run import LoopConfig
 
 TREES, PAINTER, UPSCALER, CHAIN = "trees", "painter", "upscaler", "chain.json"
 """What a chain's run folder holds: one run for each link, and what they were made of."""
+SOURCES = (PLAIN, PHANTOM, WARPED)
+"""Sources of trees that are known by a word; any other is a model that draws them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +79,10 @@ class ChainConfig:
 
 def train_chain(
     folders: Sequence[Path], run: Path, config: ChainConfig, *, sharp: Sequence[Path] = (),
-    loop: dict[str, Any] | None = None, quiet: bool = False,
+    links: Sequence[str] = (TREES, PAINTER, UPSCALER), loop: dict[str, Any] | None = None,
+    quiet: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train every link that is not finished, from where it stood.
+    """Train every link that is wanted and not finished, from where it stood.
 
     Args:
         folders: Dataset folders of photographs with the masks; split `train` is learnt from.
@@ -79,6 +90,7 @@ def train_chain(
         config: What to train.
         sharp: Dataset folders of photographs of at least twice the side, for super-resolution; it is left out
             where there are none.
+        links: Those that are wanted; others may be trained later.
         loop: Settings of the training loop that all links share.
         quiet: No progress on standard error.
 
@@ -94,7 +106,7 @@ def train_chain(
     found: dict[str, Any] = {}
     for name, (link, length) in config.links().items():
         data = sharp if name == UPSCALER else folders
-        if not data:
+        if not data or name not in links:
             continue
         done = run / f"{name}.json"
         if done.is_file():
@@ -126,8 +138,8 @@ def _same(run: Path, facts: dict[str, Any]) -> None:
 
 
 def sample_chain(
-    run: Path, out: Path, *, count: int, seed: int = 0, upscale: bool = False, jobs: int = 1,
-    device: str = "auto",
+    run: Path, out: Path, *, count: int, seed: int = 0, masks: str | None = None, upscale: bool = False,
+    jobs: int = 1, device: str = "auto",
 ) -> Iterator[Record]:  # fmt: skip
     """Write a dataset folder of eyes whose trees are drawn and whose colours are painted.
 
@@ -136,6 +148,7 @@ def sample_chain(
         out: Dataset folder to write.
         count: Number of eyes.
         seed: Seed of the sequence; the same eyes come of it in any number.
+        masks: What to paint on, as `fundusforge sample --masks` takes it; what the chain draws if None.
         upscale: Also double the side.
         jobs: Processes that draw trees.
         device: Where to paint.
@@ -150,7 +163,7 @@ def sample_chain(
     if not (run / CHAIN).is_file():
         raise DatasetError(f"{run}: no {CHAIN}; expected a folder made by `fundusforge chain train`")
     painter = Painter.load(run / PAINTER, device=device)
-    config = SampleConfig(count=count, seed=seed, masks=str(run / TREES), split="train", jobs=jobs)
+    config = SampleConfig(count=count, seed=seed, masks=masks or str(run / TREES), split="train", jobs=jobs)
     if not upscale:
         yield from sample(painter, out, config)
         return
@@ -163,3 +176,79 @@ def sample_chain(
         yield from upscale_folder(upscaler, small, out)
     finally:
         shutil.rmtree(small, ignore_errors=True)
+
+
+def sources_of(
+    words: Sequence[str], config: ChainConfig, *, count: int, seed: int = 0, jobs: int = 1,
+    loop: dict[str, Any] | None = None, quiet: bool = False,
+) -> dict[str, Source]:  # fmt: skip
+    """Return the sources of trees that `chain folds --sources` names, by the names of their figures.
+
+    All of a fold share its chain's folder, and so the painter. The auto-encoder is trained for its own trees
+    only.
+
+    Args:
+        words: Of `SOURCES`, or a run folder or weights of a model that draws the masks.
+        config: What to train.
+        count: Number of eyes of each source.
+        seed: Seed of the sequence of eyes.
+        jobs: Processes that draw trees.
+        loop: Settings of the training loop.
+        quiet: No progress on standard error.
+
+    Raises:
+        UsageError: An unknown source, or two of one name.
+        CheckpointError, ConfigError: A file or a folder that is no model of masks.
+        DatasetError: A model that lacks a mask, or does not say whom it was trained on.
+    """
+    found: dict[str, Source] = {}
+    for word in words:
+        name, facts = (word, dict[str, Any]()) if word in SOURCES else _trained(word, config)
+        if name in found:
+            raise UsageError(f"--sources: two are called {name!r}; rename a run folder")
+        make = partial(
+            _drawn, source=name, masks=word, config=config, count=count, seed=seed, jobs=jobs, loop=loop,
+            quiet=quiet,
+        )  # fmt: skip
+        found[name] = Source(make=make, **facts)
+    return found
+
+
+def _trained(word: str, config: ChainConfig) -> tuple[str, dict[str, Any]]:
+    """Return the name of a model that draws masks, and what a study must know of it."""
+    if not Path(word).exists():
+        raise UsageError(
+            f"unknown source {word!r}{nearest(word, SOURCES)}; known are {', '.join(SOURCES)}, and run "
+            "folders of models that draw masks"
+        )
+    drawer = DrawnConditions.load(Path(word), masks=config.painter.masks, seed=0).drawer
+    if not drawer.patients:
+        raise DatasetError(
+            f"{word}: the model does not say which patients it was trained on, so nobody can tell whether it "
+            "knows an eye that is tested; finish its training"
+        )
+    name = slug(drawer.name.rpartition("-")[0])
+    if name in SOURCES:
+        raise UsageError(f"{word}: a model may not be called {name!r}, as a source is; rename its folder")
+    return name, {"model": drawer.name, "patients": drawer.patients}
+
+
+def _drawn(
+    known: Path, place: Path, *, source: str, masks: str, config: ChainConfig, count: int, seed: int,
+    jobs: int, loop: dict[str, Any] | None, quiet: bool,
+) -> Path:  # fmt: skip
+    """Train what a source needs, draw its eyes into the chain's folder, and return theirs."""
+    links = (TREES, PAINTER) if source == PLAIN else (PAINTER,)
+    train_chain([known], place, config, links=links, loop=loop, quiet=quiet)
+    if source == PLAIN:
+        masks = str(place / TREES)
+    elif source == WARPED:
+        trees = place / WARPED
+        masks = str(write_warped(known, trees, masks=config.painter.masks, count=count, seed=seed))
+    out = place / named("drawn", source)
+    if not (out / METADATA).exists():
+        device = (loop or {}).get("device", "auto")
+        list(sample_chain(place, out, count=count, seed=seed, masks=masks, jobs=jobs, device=device))
+    # Phantoms are of no split; here they are learnt from.
+    write_metadata(out, [replace(record, split="train") for record in read_folder(out)])
+    return out

@@ -1,12 +1,14 @@
-"""Does it help to train a segmenter? Folds by patient, three segmenters each, tested on eyes nobody knew.
+"""Does it help to train a segmenter? Folds by patient, tested on eyes nobody knew.
 
 In every fold the whole chain is trained on the fold's training eyes alone, and draws eyes with vessel masks.
-Three segmenters of one configuration and one budget learn from real eyes, from drawn ones, and from both.
-They are tested on the fold's held-out eyes and on eyes of other cameras, with thresholds that were chosen on
-what each learnt from.
+Segmenters of one configuration and one budget learn from real eyes, from drawn ones, and from both. They are
+tested on the fold's held-out eyes and on eyes of other cameras, with thresholds that were chosen on what each
+learnt from. Several sources of trees are compared within the fold: one painter paints on the trees of each,
+and all are held against the same segmenter of real eyes.
 
 The study stands below the command line, so how to train is handed in. Its folder holds patients' eyes and is
-private. It can be stopped and called again: a cell that is finished is not computed twice.
+private. It can be stopped and called again, with further sources too: a cell that is finished is not computed
+twice.
 """
 
 from __future__ import annotations
@@ -20,28 +22,48 @@ from pathlib import Path
 from typing import Any
 
 from fundusforge import __version__
-from fundusforge.annotate.segmenter import Segmenter
+from fundusforge.annotate.segmenter import Segmenter, known_patients
 from fundusforge.config import from_json, to_json
 from fundusforge.evaluate.evidence import ImageSet, Judge
 from fundusforge.evaluate.figures import Figure, figure_of
 from fundusforge.records import METADATA, DatasetError, Split, read_folder, write_text
 from fundusforge.studies.chain.facts import laid_out
 from fundusforge.studies.chain.parting import folds_of, write_part
-from fundusforge.studies.chain.result import line, slug, words
-from fundusforge.studies.chain.scores import ARMS, HELD, Arm, Cell, Mean, difference, eyes_of, mean_of
+from fundusforge.studies.chain.result import gain_in_words, gap_in_words, line, over_in_words, slug, words
+from fundusforge.studies.chain.scores import (
+    HELD,
+    Cell,
+    Mean,
+    arms_of,
+    eyes_of,
+    figures_of,
+    mean_of,
+    named,
+    parted,
+)
 from fundusforge.weights import sha256
 
 FOLDS = "folds.json"
 STUDY = "study.json"
-_MADE = "drawn.json"
 Make = Callable[[Path, Path], Path]
-"""Folder of a fold's training eyes, and a folder to work in, to a dataset folder of drawn eyes of split
-`train` with vessel masks. Called again with the same folders after a break."""
+"""Folder of a fold's training eyes, and a folder to work in that the fold's sources share, to a dataset
+folder of drawn eyes of split `train` with vessel masks. Called again with the same folders after a break."""
 Train = Callable[[Sequence[Path], Path], None]
 """Dataset folders to learn from, and a run folder to write a segmenter into. Its budget must not depend on
 the folders. Called again with the same run after a break."""
 Load = Callable[[Path], Judge]
 """Run folder to the segmenter with its threshold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One source of the trees that eyes are painted on."""
+
+    make: Make
+    model: str = ""
+    """Name of the model that draws the trees, if it was trained before the study."""
+    patients: frozenset[str] = frozenset()
+    """Digests of the patients that it was trained on (`fundusforge.annotate.segmenter.patient_digest`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +139,11 @@ class Folds:
         return self._laid_out(markdown=True)
 
     def _laid_out(self, *, markdown: bool) -> str:
-        means = [("Learnt from", "Tested on", "Eyes", "F1", "AUC", "F1 over all pixels")]
+        means = [("Learnt from", "Trees", "Tested on", "Eyes", "F1", "AUC", "F1 over all pixels")]
         for one in self.means:
             f1, auc = _ends(one.f1, one.f1_low, one.f1_high), _ends(one.auc, one.auc_low, one.auc_high)
-            means.append((one.arm, one.where, str(one.eyes), f1, auc, _ends(one.pooled_f1, None, None)))
+            pooled = _ends(one.pooled_f1, None, None)
+            means.append((*parted(one.arm), one.where, str(one.eyes), f1, auc, pooled))
         figures = [("Figure", "Value", "Eyes")]
         figures += [(one.name, words(one), str(one.n)) for one in self.figures]
         parts = [laid_out(rows, markdown=markdown) for rows in (means, figures)]
@@ -128,28 +151,25 @@ class Folds:
 
 
 def folds(
-    config: FoldsConfig, *, make: Make, train: Train, load: Load | None = None,
+    config: FoldsConfig, *, sources: Mapping[str, Source], train: Train, load: Load | None = None,
     settings: Mapping[str, Any] | None = None, command: str | None = None,
     progress: Callable[[str], Any] | None = None,
 ) -> Folds:  # fmt: skip
-    """Run the study, or go on with it, and write `folds.json`.
-
-    Figures: `chain_synthetic_only_f1_gap` (real less synthetic, held-out eyes), `chain_added_f1_gain` (both
-    less real, external eyes), the same of the other eyes (`..._external`, `..._held_out`), by external set
-    (`..._<set>`), and of the area under the curve (`auc` for `f1`).
+    """Run the study, or go on with it, and write `folds.json`; its figures are those of `scores.figures_of`.
 
     Args:
         config: Folders and settings.
-        make: Trains the chain and draws; see `Make`.
+        sources: Sources of trees by name (lower case, underscores); each trains what it needs, and draws.
         train: Trains a segmenter; see `Train`.
         load: Loads it; as `fundusforge.annotate.segmenter.Segmenter` if None.
-        settings: How `make` and `train` work, plain values: going on with others is refused.
+        settings: How `sources` and `train` work, plain values: going on with others is refused.
         command: The command line, for the record; reconstructed from the settings if None.
         progress: Called with a line of text as the work goes on.
 
     Raises:
         DatasetError: A broken folder, one without vessel masks, fewer patients than folds, a patient on both
-            sides, drawn eyes that are not fit to learn from, or a study of other settings in `out`.
+            sides, also by way of a source's model, drawn eyes that are not fit to learn from, names of
+            sources that are none or meet, or a study of other settings or models in `out`.
         OSError: `out` cannot be written.
     """
     tell = progress or (lambda text: None)
@@ -158,8 +178,9 @@ def folds(
     for name, images in external.items():
         if shared := set(images.patients) & set(real.patients):
             raise DatasetError(f"{name}: {len(shared)} patients stand in {config.real}, too")
+    _check_sources(config, sources, {str(config.real): real, **external})
     parts = folds_of(real.patients, folds=config.folds, seed=config.seed)
-    _begin(config, dict(settings or {}))
+    _begin(config, dict(settings or {}), {name: source.model for name, source in sources.items()})
     cells: list[Cell] = []
     for fold, held in enumerate(parts):
         place = config.out / f"fold-{fold}"
@@ -170,24 +191,32 @@ def folds(
             config.real, [r for r in real.records if r.patient in held], place / "held", split="test"
         )
         tests = {HELD: ImageSet(folder=apart, records=read_folder(apart)), **external}
-        for arm in ARMS:
+        for arm in arms_of(sources):
             tell(f"fold {fold + 1} of {len(parts)}: {arm}")
-            cells.append(_cell(fold, arm, place, known, held, tests, make, train, load or _load))
-    result = _result(config, cells, list(external), len(set(real.patients)), dict(settings or {}), command)
+            cells.append(_cell(fold, arm, place, known, held, tests, sources, train, load or _load))
+    options: dict[str, Any] = {"seed": config.seed, "draws": config.draws}
+    means = [mean_of(cells, arm, where, **options) for where in (HELD, *external) for arm in arms_of(sources)]
+    figures = figures_of(cells, list(sources), list(external), name=config.name, **options)
+    result = Folds(
+        folds=config.folds, patients=len(set(real.patients)), means=tuple(means), figures=tuple(figures),
+        verdicts=_verdicts(config, figures, list(sources)), settings=dict(settings or {}),
+        command=command or _command(config, sources), version=__version__,
+    )  # fmt: skip
     write_text(config.out / FOLDS, to_json(result) + "\n")
     return result
 
 
 def _cell(
-    fold: int, arm: Arm, place: Path, known: Path, held: frozenset[str], tests: Mapping[str, ImageSet],
-    make: Make, train: Train, load: Load,
+    fold: int, arm: str, place: Path, known: Path, held: frozenset[str], tests: Mapping[str, ImageSet],
+    sources: Mapping[str, Source], train: Train, load: Load,
 ) -> Cell:  # fmt: skip
     """Return one segmenter's scores: read if they are there, else computed and written."""
     file, run = place / f"{arm}.json", place / arm
     if file.exists():
         return from_json(Cell, file.read_text("utf-8"), where=str(file))
-    drawn = () if arm == "real" else (_synthetic(place, known, held, make),)
-    learnt = {"real": (known,), "synthetic": drawn, "both": (known, *drawn)}[arm]
+    eyes, source = parted(arm)
+    drawn = (_synthetic(place, known, held, source, sources[source].make),) if source else ()
+    learnt = drawn if eyes == "synthetic" else (known, *drawn)
     train(learnt, run)
     judge = load(run)
     cell = Cell(
@@ -199,9 +228,9 @@ def _cell(
     return cell
 
 
-def _synthetic(place: Path, known: Path, held: frozenset[str], make: Make) -> Path:
-    """Return the fold's drawn eyes, made once and checked whenever they are used."""
-    note = place / _MADE
+def _synthetic(place: Path, known: Path, held: frozenset[str], source: str, make: Make) -> Path:
+    """Return the fold's eyes with trees of a source, made once and checked whenever they are used."""
+    note = place / f"{named('drawn', source)}.json"
     if note.exists():
         folder = place / from_json(dict[str, str], note.read_text("utf-8"), where=str(note))["folder"]
     else:
@@ -228,79 +257,65 @@ def _drawn(folder: Path, records: Sequence[Any]) -> ImageSet:
     return images
 
 
-def _begin(config: FoldsConfig, settings: dict[str, Any]) -> None:
-    """Note what the study is of, or refuse to go on with another."""
+def _check_sources(
+    config: FoldsConfig, sources: Mapping[str, Source], tested: Mapping[str, ImageSet]
+) -> None:
+    """Refuse sources whose figures would share names, and models that know an eye which is tested."""
+    sets = ["", "_external", "_held_out", *(f"_{slug(path.name)}" for path in config.external)]
+    ends = [named(end, source, "_") for source in sources for end in sets]
+    if not ends or len(set(ends)) < len(ends) or any(not name or name != slug(name) for name in sources):
+        raise DatasetError(
+            "expected sources of trees in lower case and underscores, with names that differ from those of "
+            f"external folders: {', '.join(map(repr, sources)) or 'none'}"
+        )
+    for name, source in sources.items():
+        for where, images in tested.items():
+            if shared := source.patients & known_patients(images.patients):
+                raise DatasetError(
+                    f"{name}: {source.model} was trained on {len(shared)} patients of {where}, whose eyes "
+                    "are tested; take a model that has not seen them"
+                )
+
+
+def _begin(config: FoldsConfig, settings: dict[str, Any], models: dict[str, str]) -> None:
+    """Note what the study is of, or refuse to go on with another; further sources are no other study."""
     folders = (config.real, *config.external)
     told = {
         "folds": config.folds, "seed": config.seed, "splits": list(config.splits), "settings": settings,
         "folders": {path.name: sha256(path / METADATA) for path in folders},
     }  # fmt: skip
     file = config.out / STUDY
-    if file.exists() and json.loads(file.read_text("utf-8")) != json.loads(json.dumps(told)):
-        raise DatasetError(f"{config.out}: holds a study of other folders or settings; name another folder")
+    before: dict[str, str] = {}
+    if file.exists():
+        known = json.loads(file.read_text("utf-8"))
+        before = known.pop("sources", {})
+        if known != json.loads(json.dumps(told)):
+            raise DatasetError(
+                f"{config.out}: holds a study of other folders or settings; name another folder"
+            )
+    for name in before.keys() & models.keys():
+        if before[name] != models[name]:
+            raise DatasetError(
+                f"{config.out}: the trees of {name!r} there are of {before[name]}, not {models[name]}; name "
+                "another folder"
+            )
     config.out.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(told, indent=2) + "\n")
+    write_text(file, json.dumps(told | {"sources": before | models}, indent=2) + "\n")
 
 
-def _result(
-    config: FoldsConfig, cells: Sequence[Cell], external: Sequence[str], patients: int,
-    settings: dict[str, Any], command: str | None,
-) -> Folds:  # fmt: skip
-    options: dict[str, Any] = {"seed": config.seed, "draws": config.draws}
-
-    def gap(metric: Any, wheres: Sequence[str], end: str = "") -> Figure:
-        name = f"{config.name}_synthetic_only_{metric}_gap{end}"
-        return difference(cells, "real", "synthetic", wheres, metric, name=name, **options)
-
-    def gain(metric: Any, wheres: Sequence[str], end: str = "") -> Figure:
-        name = f"{config.name}_added_{metric}_gain{end}"
-        return difference(cells, "both", "real", wheres, metric, name=name, **options)
-
-    figures: list[Figure] = []
-    for metric in ("f1", "auc"):
-        figures += [gap(metric, [HELD]), gain(metric, external)]
-        figures += [gap(metric, external, "_external"), gain(metric, [HELD], "_held_out")]
-        for name in external:
-            figures += [gap(metric, [name], f"_{slug(name)}"), gain(metric, [name], f"_{slug(name)}")]
-    by_name = {figure.name: figure for figure in figures}
-    return Folds(
-        folds=config.folds, patients=patients, figures=tuple(figures), settings=settings,
-        means=tuple(mean_of(cells, arm, where, **options) for where in (HELD, *external) for arm in ARMS),
-        verdicts=(
-            gap_in_words(by_name[f"{config.name}_synthetic_only_f1_gap"], within=config.within),
-            gain_in_words(by_name[f"{config.name}_added_f1_gain"]),
-        ),
-        command=command or _command(config), version=__version__,
-    )  # fmt: skip
-
-
-def gap_in_words(figure: Figure, *, within: float) -> str:
-    """Say whether training on drawn eyes alone comes within a bound of training on real ones."""
-    if figure.value is None:
-        return f"Synthetic eyes alone were not compared: {figure.reason}."
-    near = "within" if figure.value <= within else "not within"
-    sure = ""
-    if figure.low is not None and figure.high is not None:
-        settled = figure.high <= within or figure.low > within
-        sure = "; the interval agrees" if settled else "; the interval does not settle it"
-    return (
-        f"Trained on synthetic eyes alone, F1 on held-out eyes is {words(figure)} below training on real "
-        f"eyes ({figure.n} eyes): {near} {within:g}{sure}."
-    )
-
-
-def gain_in_words(figure: Figure) -> str:
-    """Say whether adding drawn eyes to real ones makes a segmenter better on eyes of other cameras."""
-    if figure.value is None:
-        return f"Adding synthetic eyes was not judged on external eyes: {figure.reason}."
-    verdict = "above" if figure.value > 0 else "not above"
-    sure = ""
-    if figure.low is not None and figure.high is not None:
-        sure = "; the interval agrees" if figure.low > 0 or figure.high <= 0 else "; the interval holds zero"
-    return (
-        f"Synthetic eyes added to real ones change F1 on external eyes by {words(figure)} ({figure.n} eyes): "
-        f"{verdict} training on real eyes alone{sure}."
-    )
+def _verdicts(config: FoldsConfig, figures: Sequence[Figure], sources: Sequence[str]) -> tuple[str, ...]:
+    """Return a sentence on each question."""
+    first, found = sources[0], list[str]()
+    for source in sources:
+        gap, gain = (
+            figure_of(figures, named(f"{config.name}_{stem}", source, "_"))
+            for stem in ("synthetic_only_f1_gap", "added_f1_gain")
+        )
+        found += [gap_in_words(gap, source, within=config.within), gain_in_words(gain, source)]
+    for source in sources[1:]:
+        over = figure_of(figures, f"{config.name}_synthetic_only_f1_{source}_over_{first}")
+        found.append(over_in_words(over, source, first))
+    return tuple(found)
 
 
 def _ends(value: float | None, low: float | None, high: float | None) -> str:
@@ -309,8 +324,8 @@ def _ends(value: float | None, low: float | None, high: float | None) -> str:
     return f"{value:.4f}" if low is None or high is None else f"{value:.4f} [{low:.4f}, {high:.4f}]"
 
 
-def _command(config: FoldsConfig) -> str:
+def _command(config: FoldsConfig, sources: Mapping[str, Source]) -> str:
     parts = ["fundusforge", "chain", "folds", config.real, "--out", config.out]
     parts += ["--external", *config.external] if config.external else []
-    parts += ["--folds", str(config.folds), "--seed", str(config.seed)]
+    parts += ["--folds", str(config.folds), "--seed", str(config.seed), "--sources", *sources]
     return shlex.join(os.fspath(part) for part in parts)

@@ -1,4 +1,4 @@
-"""What the tables of the chain hold: every set with its figures, as JSON, as text and as Markdown."""
+"""What the tables of the chain hold, as JSON, text and Markdown; and figures of both studies in words."""
 
 from __future__ import annotations
 
@@ -160,3 +160,45 @@ def words(figure: Figure | None) -> str:
     if figure.low is None or figure.high is None:
         return f"{figure.value:.4g}"
     return f"{figure.value:.4g} [{figure.low:.4g}, {figure.high:.4g}]"
+
+
+def gap_in_words(figure: Figure, source: str, *, within: float) -> str:
+    """Say whether training on drawn eyes alone comes within a bound of training on real ones."""
+    if figure.value is None:
+        return f"Synthetic eyes (trees: {source}) alone were not compared: {figure.reason}."
+    near = "within" if figure.value <= within else "not within"
+    sure = ""
+    if figure.low is not None and figure.high is not None:
+        settled = figure.high <= within or figure.low > within
+        sure = "; the interval agrees" if settled else "; the interval does not settle it"
+    return (
+        f"Trained on synthetic eyes (trees: {source}) alone, F1 on held-out eyes is {words(figure)} below "
+        f"training on real eyes ({figure.n} eyes): {near} {within:g}{sure}."
+    )
+
+
+def gain_in_words(figure: Figure, source: str) -> str:
+    """Say whether adding drawn eyes to real ones makes a segmenter better on eyes of other cameras."""
+    if figure.value is None:
+        return f"Adding synthetic eyes (trees: {source}) was not judged on external eyes: {figure.reason}."
+    what = f"Synthetic eyes (trees: {source}) added to real ones change F1 on external eyes by"
+    return f"{what} {_above(figure, 'training on real eyes alone')}."
+
+
+def over_in_words(figure: Figure, source: str, first: str) -> str:
+    """Say whether the trees of one source are better to learn from than those of another."""
+    if figure.value is None:
+        return f"Trees of {source} were not held against those of {first}: {figure.reason}."
+    what = (
+        f"Trained on synthetic eyes alone, trees of {source} in place of {first} change F1 on held-out eyes"
+    )
+    return f"{what} by {_above(figure, f'trees of {first}')}."
+
+
+def _above(figure: Figure, what: str) -> str:
+    """Return a difference with its interval, and whether both say that it is above something."""
+    verdict = "above" if figure.value is not None and figure.value > 0 else "not above"
+    sure = ""
+    if figure.low is not None and figure.high is not None:
+        sure = "; the interval agrees" if figure.low > 0 or figure.high <= 0 else "; the interval holds zero"
+    return f"{words(figure)} ({figure.n} eyes): {verdict} {what}{sure}"

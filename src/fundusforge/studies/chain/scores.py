@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,14 +12,42 @@ from fundusforge.evaluate.evidence import ImageSet, Judge
 from fundusforge.evaluate.figures import Figure, measured
 from fundusforge.evaluate.statistics import Interval, bootstrap, weighted_mean
 from fundusforge.evaluate.vessels import from_counts, tally
+from fundusforge.studies.chain.result import slug
 
-Arm = Literal["real", "synthetic", "both"]
-ARMS: tuple[Arm, ...] = ("real", "synthetic", "both")
-"""What a segmenter learnt from."""
+PLAIN = "vae"
+"""Source of trees whose name is left out of arms, files and figures: the chain's own auto-encoder."""
 HELD = "held-out"
 """What the fold's own held-out eyes are called among the test sets."""
 Metric = Literal["f1", "auc"]
 TITLES: dict[Metric, str] = {"f1": "F1", "auc": "Area under the ROC curve"}
+
+
+def named(stem: str, source: str, mark: str = "-") -> str:
+    """Return the name of what belongs to a source of trees.
+
+    >>> named("both", "phantom"), named("both", "vae")
+    ('both-phantom', 'both')
+    """
+    return stem if source == PLAIN else f"{stem}{mark}{source}"
+
+
+def arms_of(sources: Iterable[str]) -> tuple[str, ...]:
+    """Return what segmenters learn from: real eyes, and for each source of trees synthetic ones, and both.
+
+    >>> arms_of(["vae", "phantom"])
+    ('real', 'synthetic', 'both', 'synthetic-phantom', 'both-phantom')
+    """
+    return ("real", *(named(eyes, source) for source in sources for eyes in ("synthetic", "both")))
+
+
+def parted(arm: str) -> tuple[str, str]:
+    """Return the eyes of an arm and the source of their trees, which is empty for real eyes alone.
+
+    >>> parted("both-phantom"), parted("both"), parted("real")
+    (('both', 'phantom'), ('both', 'vae'), ('real', ''))
+    """
+    eyes, _, source = arm.partition("-")
+    return eyes, source or ("" if eyes == "real" else PLAIN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +69,8 @@ class Cell:
     """One segmenter of one fold on all eyes that it was tested on."""
 
     fold: int
-    arm: Arm
+    arm: str
+    """What it learnt from; see `arms_of`."""
     segmenter: str
     threshold: float
     """Chosen on its training images."""
@@ -53,7 +82,7 @@ class Cell:
 class Mean:
     """An arm's figures on one test set."""
 
-    arm: Arm
+    arm: str
     where: str
     eyes: int
     """Different ones."""
@@ -96,7 +125,7 @@ def eyes_of(where: str, images: ImageSet, judge: Judge) -> list[Eye]:
 
 
 def values_of(
-    cells: Sequence[Cell], arm: Arm, wheres: Sequence[str], metric: Metric
+    cells: Sequence[Cell], arm: str, wheres: Sequence[str], metric: Metric
 ) -> dict[tuple[str, str], dict[int, tuple[str, float]]]:
     """Return by test set and image, and then by fold, the patient and the value of an arm."""
     found: dict[tuple[str, str], dict[int, tuple[str, float]]] = {}
@@ -108,7 +137,7 @@ def values_of(
     return found
 
 
-def mean_of(cells: Sequence[Cell], arm: Arm, where: str, *, seed: int, draws: int) -> Mean:
+def mean_of(cells: Sequence[Cell], arm: str, where: str, *, seed: int, draws: int) -> Mean:
     """Return an arm's means on one test set, with intervals by patient."""
     counts = np.array([e.counts for c in cells if c.arm == arm for e in c.eyes if e.where == where])
     facts: dict[str, Any] = {"eyes": 0}
@@ -124,7 +153,7 @@ def mean_of(cells: Sequence[Cell], arm: Arm, where: str, *, seed: int, draws: in
 
 
 def difference(
-    cells: Sequence[Cell], first: Arm, second: Arm, wheres: Sequence[str], metric: Metric, *, name: str,
+    cells: Sequence[Cell], first: str, second: str, wheres: Sequence[str], metric: Metric, *, name: str,
     seed: int, draws: int,
 ) -> Figure:  # fmt: skip
     """Return the mean over eyes of one arm's figure less another's of the same fold, drawn by patient.
@@ -168,6 +197,58 @@ def difference(
     told = ", ".join(f"{fold}: {np.mean(by_fold[fold]):+.4f}" for fold in sorted(by_fold))
     notes = (f"{len(set(patients))} patients. By fold {told}.",)
     return Figure(**common, n=len(rows), **measured(value, interval), notes=notes)
+
+
+def figures_of(
+    cells: Sequence[Cell], sources: Sequence[str], external: Sequence[str], *, name: str, seed: int,
+    draws: int,
+) -> list[Figure]:  # fmt: skip
+    """Return what synthetic eyes are worth, for every source of their trees.
+
+    `chain_synthetic_only_f1_gap` is real less synthetic on held-out eyes, `chain_added_f1_gain` both less
+    real on external ones. There are the same of the other eyes (`..._external`, `..._held_out`), of each
+    external set (`..._<set>`), and of the area under the curve (`auc` for `f1`). Those of another source than
+    `PLAIN` end in its name. `chain_synthetic_only_f1_<source>_over_<first>` holds each further source against
+    the first, both learnt from alone, on held-out and on external eyes.
+
+    Args:
+        cells: All that were computed.
+        sources: Sources of trees.
+        external: Names of the external sets.
+        name: First part of the figures' names.
+        seed: Of the bootstrap.
+        draws: Of the bootstrap.
+    """
+
+    def asked(
+        stem: str,
+        arms: tuple[str, str],
+        metric: Metric,
+        sets: Mapping[str, Sequence[str]],
+        source: str = PLAIN,
+    ) -> list[Figure]:
+        return [
+            difference(
+                cells, *arms, wheres, metric, name=named(f"{name}_{stem}{end}", source, "_"), seed=seed,
+                draws=draws,
+            )
+            for end, wheres in sets.items()
+        ]  # fmt: skip
+
+    found: list[Figure] = []
+    each = {f"_{slug(one)}": [one] for one in external}
+    for metric in TITLES:
+        held_first, external_first = {"": [HELD], "_external": external}, {"": external, "_held_out": [HELD]}
+        for source in sources:
+            gap = "real", named("synthetic", source)
+            gain = named("both", source), "real"
+            found += asked(f"synthetic_only_{metric}_gap", gap, metric, held_first | each, source)
+            found += asked(f"added_{metric}_gain", gain, metric, external_first | each, source)
+        for source in sources[1:]:
+            over = named("synthetic", source), named("synthetic", sources[0])
+            stem = f"synthetic_only_{metric}_{source}_over_{sources[0]}"
+            found += asked(stem, over, metric, held_first)
+    return found
 
 
 def _mean(
