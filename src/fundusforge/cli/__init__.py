@@ -21,6 +21,7 @@ from fundusforge.cli.annotate import Annotate
 from fundusforge.cli.audit import Audit
 from fundusforge.cli.chain import Chain
 from fundusforge.cli.command import Command, listing, nearest, parse
+from fundusforge.cli.drgan import Drgan
 from fundusforge.cli.evaluate import Evaluate
 from fundusforge.cli.inspect import Inspect
 from fundusforge.cli.label import Label
@@ -44,6 +45,7 @@ COMMANDS: dict[str, type[Command]] = {
     "sample": Sample,
     "series": Series,
     "chain": Chain,
+    "drgan": Drgan,
     "latent": Latent,
     "upscale": Upscale,
     "review": Review,
