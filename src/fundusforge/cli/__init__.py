@@ -34,6 +34,7 @@ from fundusforge.cli.review import Review
 from fundusforge.cli.sample import Sample
 from fundusforge.cli.series import Series
 from fundusforge.cli.train import Train
+from fundusforge.cli.turing import Turing
 from fundusforge.cli.upscale import Upscale
 
 COMMANDS: dict[str, type[Command]] = {
@@ -49,6 +50,7 @@ COMMANDS: dict[str, type[Command]] = {
     "latent": Latent,
     "upscale": Upscale,
     "review": Review,
+    "turing": Turing,
     "evaluate": Evaluate,
     "audit": Audit,
     "release": Release,

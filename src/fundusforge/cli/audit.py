@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 import tyro
 from tyro.conf import Positional, arg
 
-from fundusforge.cli.command import DONE, REJECTS, UsageError, emit, listing, restored, say, without
+from fundusforge.cli.command import (
+    DONE,
+    REJECTS,
+    UsageError,
+    command_line,
+    emit,
+    listing,
+    restored,
+    say,
+    without,
+)
 
 if TYPE_CHECKING:
     from fundusforge.audit.sets import Sets
@@ -109,7 +117,7 @@ class Audit(Generic[S]):
             extractor=vectors,
             cache=cache,
             further=None if vectors is None else self._membership(config, vectors, cache),
-            command="fundusforge " + shlex.join(sys.argv[1:]),
+            command=command_line(),
             progress=None if self.quiet else say,
         )
         say(f"findings in {self.out / AUDIT}")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from fundusforge.cli.command import DONE, UsageError, emit, progress, say
+from fundusforge.cli.command import DONE, UsageError, command_line, emit, progress, say
 
 if TYPE_CHECKING:
     from fundusforge.cli.chaining import ChainConfig
@@ -154,7 +152,7 @@ class Chain:
             sources={path.name: path for path in self.folders}, real=self.real, out=self.out,
             splits=self.splits, held_out=self.held_out, side=self.side, jobs=self.jobs, seed=self.seed,
         )  # fmt: skip
-        found = tables(config, command=_command(), progress=None if self.quiet else say)
+        found = tables(config, command=command_line(), progress=None if self.quiet else say)
         return found.to_dict(), found.text()
 
     def _folds(self) -> tuple[dict[str, Any], str]:
@@ -189,11 +187,7 @@ class Chain:
         settings = {"chain": json.loads(to_json(chain)), "drawn": self.count, "loop": self._loop()}
         settings |= {"segmenter": vars(segmenter), "segmenter_for": self.segmenter_for}
         found = folds(
-            config, sources=sources, train=train, settings=settings, command=_command(),
+            config, sources=sources, train=train, settings=settings, command=command_line(),
             progress=None if self.quiet else say,
         )  # fmt: skip
         return found.to_dict(), found.text()
-
-
-def _command() -> str:
-    return "fundusforge " + shlex.join(sys.argv[1:])

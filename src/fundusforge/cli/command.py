@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import inspect
 import json
+import shlex
 import shutil
 import sys
 import textwrap
@@ -117,6 +118,11 @@ def restored(config: Any, kind: type[C], **changes: Any) -> C:
 def emit(result: Mapping[str, Any], text: str, *, as_json: bool) -> None:
     """Print a command's result on standard output: one JSON object for programs, or text for people."""
     print(json.dumps(result, ensure_ascii=False, default=str) if as_json else text)
+
+
+def command_line() -> str:
+    """Return the command as it was typed, for the record."""
+    return "fundusforge " + shlex.join(sys.argv[1:])
 
 
 def say(message: str) -> None:

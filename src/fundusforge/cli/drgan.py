@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from tyro.conf import Positional, arg
 
-from fundusforge.cli.command import DONE, UsageError, emit, only, pick, say
+from fundusforge.cli.command import DONE, UsageError, command_line, emit, only, pick, say
 
 if TYPE_CHECKING:
     from fundusforge.models.drgan import DRGANConfig
@@ -125,7 +123,7 @@ class Drgan:
 
     def _options(self) -> dict[str, Any]:
         return {
-            "command": "fundusforge " + shlex.join(sys.argv[1:]), "progress": None if self.quiet else say,
+            "command": command_line(), "progress": None if self.quiet else say,
         }  # fmt: skip
 
     def _parts(self) -> list[Result]:

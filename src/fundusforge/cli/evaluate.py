@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 from tyro.conf import Positional, arg
 
-from fundusforge.cli.command import DONE, emit, listing, restored, say, without
+from fundusforge.cli.command import DONE, command_line, emit, listing, restored, say, without
 
 S = TypeVar("S")
 
@@ -91,7 +89,7 @@ class Evaluate(Generic[S]):
             generator_patients=generator,
             extractor=extractor(self.extractor, self.extractor_weights, device=self.device, seed=config.seed),
             cache=self.cache or default_cache(),
-            command="fundusforge " + shlex.join(sys.argv[1:]),
+            command=command_line(),
             progress=None if self.quiet else say,
         )
         say(f"results in {self.out}")

@@ -1,0 +1,1 @@
+"""The image Turing test: can readers tell synthetic photographs from real ones (Kim et al. 2022)?"""
