@@ -1,6 +1,6 @@
 """The image Turing test under load and under the knife: what is lost, what is doubled, how long it takes.
 
-    python benchmarks/turing.py [--readers 100] [--images 100] [--kills 200] [--postgres URL] [--side 256]
+    python benchmarks/turing.py [--readers 100] [--images 100] [--kills 200] [--postgres URL] [--place FOLDER]
 
 One server process, as `fundusforge turing serve` starts it; simulated readers go by HTTP through link,
 consent, profile and instructions, fetch every picture and answer it. All of it runs on this machine.
@@ -17,6 +17,10 @@ position twice. Prints JSON lines: `turing_p99_ms_sqlite` and `turing_p99_ms_pos
 once, each with a 95 % interval by order statistics; `turing_lost_answers` and `turing_doubled_answers` over
 everything; `turing_kills`. Fails if an answer is lost or doubled. PostgreSQL is that of --postgres, else a
 temporary one on this machine's programs, else it is left out.
+
+An answer waits for the disk, so what else writes to it counts. `disk_p99` and `disk_max` beside each latency
+are milliseconds that flushing one block took in the meantime, in a file beside the database: no answer can be
+quicker. --place says where studies and databases are made.
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 import uuid
@@ -60,6 +65,31 @@ from fundusforge.studies.turing.tokens import csrf
 PACE = 2.0
 """Seconds between two answers of a paced reader."""
 Answers = dict[tuple[str, int], str]
+
+
+class Disk(threading.Thread):
+    """Flushes a block to the disk twenty times a second, and keeps how long that takes."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self.file, self.going = folder / "disk", True
+        self.seconds: list[float] = []
+
+    def run(self) -> None:
+        """Flush until told to stop."""
+        with open(self.file, "wb", buffering=0) as file:
+            while self.going:
+                os.pwrite(file.fileno(), bytes(4096), 0)
+                began = time.perf_counter()
+                os.fsync(file.fileno())
+                self.seconds.append(time.perf_counter() - began)
+                time.sleep(0.05)
+
+    def stop(self) -> dict[str, float]:
+        """Return the figures."""
+        self.going = False
+        self.join()
+        return {"disk_p99": quantile(self.seconds)[0], "disk_max": round(1000 * max(self.seconds), 1)}
 
 
 @dataclass
@@ -329,7 +359,7 @@ def quantile(seconds: list[float], share: float = 0.99) -> tuple[float, float, f
 
 
 @contextmanager
-def postgres(url: str | None) -> Iterator[str | None]:
+def postgres(url: str | None, where: Path | None) -> Iterator[str | None]:
     """Give an empty schema of a PostgreSQL server: the one named, else one that lives as long as this."""
     if url is not None:
         with schema(url) as own:
@@ -342,7 +372,7 @@ def postgres(url: str | None) -> Iterator[str | None]:
         yield None
         return
     as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    with tempfile.TemporaryDirectory() as place, socket.socket() as free:
+    with tempfile.TemporaryDirectory(dir=where) as place, socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         free.close()
@@ -403,7 +433,7 @@ class Report:
 
 def measure(options: argparse.Namespace, name: str, database: str | None, report: Report, kills: int) -> None:
     """Load one server, then kill it."""
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory(dir=options.place) as place:
         folder = Path(place) / "study"
         study = make_study(folder, options.images, options.side)
         url = location(folder, database)
@@ -417,10 +447,12 @@ def measure(options: argparse.Namespace, name: str, database: str | None, report
             for label, tokens, pace in (
                 ("_at_once", first[: options.readers], 0.0), ("", first[options.readers :], PACE),
             ):  # fmt: skip
-                began = time.perf_counter()
+                began, disk = time.perf_counter(), Disk(folder)
+                disk.start()
                 tally = asyncio.run(crowd(server.port, tokens, pace=pace))
                 rate = round(len(tally.seconds) / (time.perf_counter() - began), 1)
-                report.latency(f"turing_p99_ms_{name}{label}", tally, answers_per_second=rate)
+                found = disk.stop() | {"answers_per_second": rate}
+                report.latency(f"turing_p99_ms_{name}{label}", tally, **found)
                 tallies.append(tally)
             if kills:
                 readers = min(30, options.readers)
@@ -441,11 +473,12 @@ def main() -> int:
     parser.add_argument("--side", type=int, default=256, help="side of the pictures in pixels")
     parser.add_argument("--kills", type=int, default=200, help="with SQLite; a tenth of it with PostgreSQL")
     parser.add_argument("--postgres", help="address of a database in which schemas may be made")
+    parser.add_argument("--place", type=Path, help="folder in which studies and databases are made")
     options = parser.parse_args()
     random.seed(0)
     report = Report()
     measure(options, "sqlite", None, report, options.kills)
-    with postgres(options.postgres) as url:
+    with postgres(options.postgres, options.place) as url:
         if url is not None:
             measure(options, "postgres", url, report, options.kills // 10)
     report.line("turing_lost_answers", report.lost, n=report.answers, unit="answers")

@@ -34,6 +34,9 @@ SMALL = ClassifierConfig(size=64, widths=(4, 8, 8), pool="all")
         ({"backbone": "resnet18", "start": "retina"}, "no start 'retina'"),
         ({"size": 16}, "at least 32"),
         ({"dropout": 1.0}, "dropout"),
+        ({"class_weights": (1.0, 2.0)}, "expected 5 class weights"),
+        ({"targets": ("erm",), "class_weights": (0.0,)}, "must be positive"),
+        ({"mixup": -1.0}, "mixup"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(changes: dict, match: str) -> None:
@@ -132,6 +135,55 @@ def test_losses_count_only_what_is_known() -> None:
         logits = recipe.nets["net"](images)
     assert one["classification"] != other["classification"]
     assert unknown["classification"] == 0
+
+
+def test_class_weights_count_grades_and_findings_as_often_as_they_say() -> None:
+    """Against the same images repeated."""
+    logits = torch.randn(3, 5, generator=torch.Generator().manual_seed(1))
+    grades = torch.tensor([0, 4, -1])
+    often = torch.tensor([1.0, 1.0, 1.0, 1.0, 3.0])
+    repeated = torch.tensor([0, 1, 1, 1])
+    for focal in (False, True):
+        expected = grade_loss(logits[repeated], grades[repeated], focal=focal)
+        assert torch.allclose(grade_loss(logits, grades, focal=focal, often=often), expected)
+    for loss in ("cross_entropy", "focal"):
+        config = replace(SMALL, targets=("erm",), loss=loss, class_weights=(3.0,))
+        recipe, plain = config.build(), replace(config, class_weights=()).build()
+        recipe.nets.load_state_dict(plain.nets.state_dict())
+        images, labels = torch.rand(3, 3, 64, 64), torch.tensor([[0.0], [1.0], [-1.0]])
+        for one in (recipe, plain):
+            one.nets.eval()  # batch statistics would tell repeated images
+        weighed = recipe.losses("main", {"image": images, "labels": labels}, 0)
+        expected = plain.losses("main", {"image": images[repeated], "labels": labels[repeated]}, 0)
+        assert torch.allclose(weighed["classification"], expected["classification"])
+
+
+def test_mixup_mixes_pictures_and_losses_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: a share of each picture, and the same share of the loss of its label."""
+    recipe = replace(SMALL, targets=("erm",), mixup=0.4).build()
+    recipe.nets.eval()
+    images, labels = torch.rand(2, 3, 64, 64), torch.tensor([[0.0], [1.0]])
+    batch = {"image": images, "labels": labels}
+    monkeypatch.setattr(torch, "randperm", lambda count: torch.arange(count).flip(0))
+    torch.manual_seed(5)
+    found = recipe.losses("main", batch, 0)["classification"]
+    torch.manual_seed(5)
+    share = torch.distributions.Beta(0.4, 0.4).sample().item()
+    assert 0 < share < 1
+    logits = recipe.nets["net"](share * images + (1 - share) * images.flip(0))
+    error = F.binary_cross_entropy_with_logits
+    expected = share * error(logits, labels) + (1 - share) * error(logits, labels.flip(0))
+    assert torch.allclose(found, expected)
+    torch.manual_seed(5)
+    assert torch.equal(found, recipe.losses("main", batch, 0)["classification"]), "a function of the seed"
+    torch.manual_seed(6)
+    assert not torch.equal(found, recipe.losses("main", batch, 0)["classification"])
+
+
+def test_strong_changes_are_those_of_segmentation() -> None:
+    assert SMALL.build().view.augment == "classification"
+    view = replace(SMALL, strong=True).build().view
+    assert view.augment == "segmentation" and view.scale == classifier.STRONG_ZOOM and view.size == 64
 
 
 def test_the_retina_start_fits_by_name() -> None:

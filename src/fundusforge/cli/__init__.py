@@ -33,6 +33,7 @@ from fundusforge.cli.report import Report
 from fundusforge.cli.review import Review
 from fundusforge.cli.sample import Sample
 from fundusforge.cli.series import Series
+from fundusforge.cli.study import Study
 from fundusforge.cli.train import Train
 from fundusforge.cli.turing import Turing
 from fundusforge.cli.upscale import Upscale
@@ -53,6 +54,7 @@ COMMANDS: dict[str, type[Command]] = {
     "turing": Turing,
     "evaluate": Evaluate,
     "audit": Audit,
+    "study": Study,
     "release": Release,
     "report": Report,
     "models": Models,

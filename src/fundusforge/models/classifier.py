@@ -11,6 +11,10 @@ membrane with a ResNet-152. Both are presets.
 
 The ordinal loss is the likelihood of the proportional-odds model (McCullagh 1980, "Regression models for
 ordinal data"): one severity s and increasing cuts, P(grade > k) = sigmoid(s - cut_k).
+
+Against rare grades and findings: drawing them as often as the others (`balance`), weights in the loss
+(`class_weights`), focal loss (Lin et al. 2017), stronger changes of the pictures (`strong`), and mixup (Zhang
+et al. 2018): x = l x_i + (1 - l) x_j with the loss l L(y_i) + (1 - l) L(y_j), l ~ Beta(a, a).
 """
 
 from __future__ import annotations
@@ -31,6 +35,8 @@ GRADE = "grade"
 """The target that is a grade and not a finding."""
 GAMMA = 2.0
 """Exponent of the focal loss (Lin et al. 2017)."""
+STRONG_ZOOM = (0.8, 1.25)
+"""Range of the zoom of strong changes."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +63,16 @@ class ClassifierConfig:
     """`focal`: what is known already counts less; `ordinal`: grades as steps of one severity."""
     balance: bool = True
     """Learn from grades equally often, or from photographs with and without a finding."""
+    class_weights: tuple[float, ...] = ()
+    """How often each grade counts in the loss, or each finding where it is there; once if not given."""
+    mixup: float = 0.0
+    """Parameter of the Beta distribution by which photographs are mixed in training; 0 mixes none."""
     vertical: bool = False
     """Also mirror upside down in training."""
     tint: bool = False
     """Also change colours and gamma mildly in training."""
+    strong: bool = False
+    """Change photographs as for segmentation in training: any rotation, zoom, warp, colours, blur, noise."""
     dropout: float = 0.0
     """Share of the mean answers that are left out at random in training."""
     lr: float = 1e-3
@@ -85,6 +97,10 @@ class ClassifierConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, not {self.dropout}")
+        if self.class_weights and len(self.class_weights) != self.outputs:
+            raise ValueError(f"expected {self.outputs} class weights, not {len(self.class_weights)}")
+        if self.mixup < 0 or min(self.class_weights, default=1.0) <= 0:
+            raise ValueError("mixup must not be negative, and class weights must be positive")
 
     @property
     def graded(self) -> bool:
@@ -227,7 +243,8 @@ class Classifier:
         self.ema = ("net",)
         self.view = View(
             size=c.size,
-            augment="classification",
+            augment="segmentation" if c.strong else "classification",
+            scale=STRONG_ZOOM if c.strong else (1.0, 1.0),
             vertical=c.vertical,
             tint=c.tint,
             labels=() if c.graded else c.targets,
@@ -236,12 +253,27 @@ class Classifier:
 
     def losses(self, phase: str, batch: dict[str, Tensor], images: int) -> dict[str, Tensor]:
         """Loss of what is known of each photograph; what is unknown weighs nothing."""
-        logits = self.nets["net"](batch["image"]).float()
-        if self.config.graded:
-            return {"classification": grade_loss(logits, batch["grade"], focal=self.config.loss == "focal")}
-        loss = losses.focal if self.config.loss == "focal" else losses.bce
+        image, mixup = batch["image"], self.config.mixup
+        if not mixup:
+            return {"classification": self._loss(self.nets["net"](image).float(), batch)}
+        share = torch.distributions.Beta(mixup, mixup).sample().item()
+        order = torch.randperm(len(image)).to(image.device)
+        other = {name: batch[name][order] for name in ("grade", "labels") if name in batch}
+        logits = self.nets["net"](share * image + (1 - share) * image[order]).float()
+        loss = share * self._loss(logits, batch) + (1 - share) * self._loss(logits, other)
+        return {"classification": loss}
+
+    def _loss(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Loss of logits (N, outputs) against what is known."""
+        c, focal = self.config, self.config.loss == "focal"
+        often = logits.new_tensor(c.class_weights) if c.class_weights else None
+        if c.graded:
+            return grade_loss(logits, batch["grade"], focal=focal, often=often)
         labels = batch["labels"]
-        return {"classification": loss(logits, labels.clamp_min(0), (labels >= 0).float())}
+        known = (labels >= 0).float()
+        if often is not None:
+            known = known * torch.where(labels > 0, often, torch.ones_like(often))
+        return (losses.focal if focal else losses.bce)(logits, labels.clamp_min(0), known)
 
     def preview(self, nets: nn.ModuleDict, batch: dict[str, Tensor]) -> Tensor:
         """Images above; below, what speaks for the first finding, or for the worst grade."""
@@ -253,12 +285,22 @@ class Classifier:
         return torch.cat([image, shown * 2 - 1], 2)
 
 
-def grade_loss(logits: Tensor, grades: Tensor, *, focal: bool = False) -> Tensor:
-    """Cross-entropy of logits (N, K) with grades (N,), or focal loss; grades of -1 weigh nothing."""
+def grade_loss(logits: Tensor, grades: Tensor, *, focal: bool = False, often: Tensor | None = None) -> Tensor:
+    """Cross-entropy of logits (N, K) with grades (N,), or focal loss; grades of -1 weigh nothing.
+
+    Args:
+        logits: (N, K).
+        grades: (N,) int64, 0 to K - 1, or -1.
+        focal: What is known already counts less.
+        often: (K,) how often each grade counts; once if None.
+    """
     error = F.cross_entropy(logits, grades, reduction="none", ignore_index=-1)
     if focal:
         error = (1 - torch.exp(-error)).pow(GAMMA) * error
-    return losses.masked_mean(error, (grades >= 0).float())
+    weights = (grades >= 0).float()
+    if often is not None:
+        weights = weights * often[grades.clamp_min(0)]
+    return losses.masked_mean(error, weights)
 
 
 def start_from_imagenet(net: Classification, c: ClassifierConfig) -> None:
