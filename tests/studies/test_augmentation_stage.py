@@ -17,7 +17,7 @@ from statsmodels.stats.multitest import multipletests
 
 from conftest import write_drawn_folder
 from fundusforge.annotate.segmenter import patient_digest
-from fundusforge.config import from_json
+from fundusforge.config import ConfigError, from_json
 from fundusforge.models.classifier import ClassifierConfig
 from fundusforge.records import DatasetError, Mask, Provenance, Record, read_folder, write_metadata
 from fundusforge.studies.augmentation import drawings
@@ -545,6 +545,28 @@ def test_weights_to_start_from_may_not_have_seen_the_judged(eyes: Path, tmp_path
     model_of(start, ["somebody else"])
     run(study(eyes, supply=supply), tmp_path / "study", fake)
     assert {task.warm_start for task in fake.generators} == {start}
+
+
+@pytest.mark.parametrize(
+    ("design", "model", "said"),
+    [
+        (Ratios(rare="erm", common="normal"), {"masks": []}, "classes: nothing; but erm is wanted"),
+        (Grades(), {"masks": [], "classes": ["erm"]}, "classes: erm; but grade is wanted"),
+        (Segmentation(mask="disc"), {"masks": ["vessels"]}, "masks: vessels; but disc is wanted"),
+    ],
+)
+def test_a_generator_that_cannot_draw_what_is_wanted_is_refused_first(
+    eyes: Path, tmp_path: Path, design: Any, model: dict[str, Any], said: str
+) -> None:
+    changes: dict[str, Any] = {}
+    if isinstance(design, Segmentation):
+        unet = Learner(family="unet", model={"widths": [4, 8]}, loop={"stop_after": "80img"})
+        changes = {"learners": {"small": unet}, "free": ("augment",)}
+    supply = Trained(learner=replace(GENERATOR, model=model), learns="all")
+    fake = Fake()
+    with pytest.raises(ConfigError, match=said):
+        run(study(eyes, design=design, supply=supply, **changes), tmp_path / "study", fake)
+    assert not fake.trained
 
 
 # ---- the other designs -------------------------------------------------------------------------------------

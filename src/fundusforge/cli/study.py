@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from fundusforge.cli.command import DONE, UsageError, emit, only, say
+from fundusforge.cli.command import DONE, UsageError, command_line, emit, only, say
 
 if TYPE_CHECKING:
     from fundusforge.studies.augmentation.config import Study as Question
@@ -97,7 +95,7 @@ class Study:
         found = augmentation(
             study, self.out or Path("studies") / study.name, tools_of(study, threads=self.threads),
             pace=Pace(jobs=self.jobs, backend=self.backend, devices=self.devices),
-            command="fundusforge " + shlex.join(sys.argv[1:]), progress=None if self.quiet else say,
+            command=command_line(), progress=None if self.quiet else say,
         )  # fmt: skip
         text = "\n".join(map(json.dumps, found.lines())) if self.lines else found.text()
         return found.to_dict(), text
@@ -186,11 +184,7 @@ def _chain(task: Training) -> Any:
 
 
 def draw(task: Drawing) -> None:
-    """Draw synthetic images with a trained generator.
-
-    Raises:
-        UsageError: It cannot draw what is asked for.
-    """
+    """Draw synthetic images with a trained generator."""
     from fundusforge.cli.chaining import CHAIN, sample_chain
     from fundusforge.sample.latents import DRAWING, Drawer
     from fundusforge.sample.severity_painter import SeverityPainter, load_painter
@@ -224,14 +218,7 @@ def _draw_vectors(task: Drawing, drawer: Any) -> None:
     if isinstance(config, StyleGANConfig):
         drawer = replace(drawer, truncation=task.supply.truncation)
     asked = task.grade is not None or task.finding is not None
-    if asked:
-        classes = config.classes if isinstance(config, StyleGANConfig) else ()
-        wished = "grade" if task.grade is not None else task.finding
-        if wished not in classes:
-            raise UsageError(
-                f"supply.learner.model.classes: {drawer.name} draws {', '.join(classes) or 'no classes'}, "
-                f"but {wished} is wanted of it"
-            )
+    if asked and isinstance(config, StyleGANConfig):
         findings = [task.finding] if task.finding is not None else []
         drawer = replace(drawer, asked=(config.condition(task.grade, findings),))
     list(draw_all(drawer, task.out, count=task.count, seed=task.seed))

@@ -19,10 +19,13 @@ from fundusforge import weights
 from fundusforge.annotate.segmenter import known_patients
 from fundusforge.audit.findings import OFFENCES
 from fundusforge.audit.parents import known_parents
+from fundusforge.config import ConfigError
+from fundusforge.models import AnyConfig
 from fundusforge.models.drgan import DRGANConfig
+from fundusforge.models.pix2pix import Pix2PixConfig
 from fundusforge.records import METADATA, DatasetError, Record, read_folder, write_text
 from fundusforge.studies.augmentation.cells import deciding, keyed, plain
-from fundusforge.studies.augmentation.config import CHAIN, Ratios, Ready, Study, Trained
+from fundusforge.studies.augmentation.config import CHAIN, Grades, Ratios, Ready, Study, Trained
 from fundusforge.studies.augmentation.parts import Part, Parts, content
 from fundusforge.studies.augmentation.settings import (
     PAIRS,
@@ -87,10 +90,12 @@ class Supplier:
 
         Raises:
             DatasetError, CheckpointError: It has seen patients of validation or test, or does not say whom.
+            ConfigError: It cannot draw what is wanted.
         """
         supply = self.study.supply
         if isinstance(supply, Trained):
             config = None if supply.learner.family == CHAIN else supply.learner.config(where="supply.learner")
+            check_drawn(self.study, config)
             teachers = [supply.warm_start] if supply.warm_start else []
             if isinstance(config, DRGANConfig) and config.agm:
                 teachers.append(config.grader or weights.default("classifier", masks=("grade",)))
@@ -319,6 +324,31 @@ class Supplier:
             raise DatasetError(f"{file}: the audit says nothing of {unseen[0]}")
         fine = [record for record in records if verdicts[record.image] not in OFFENCES]
         return fine, Counter(verdicts[record.image] for record in records)
+
+
+def check_drawn(study: Study, config: AnyConfig | None) -> None:
+    """Refuse a generator that cannot be asked for what a study wants of it.
+
+    Raises:
+        ConfigError: Which setting lacks what.
+    """
+    design, supply = study.design, study.supply
+    assert isinstance(supply, Trained)
+    setting, wished = "classes", None
+    if isinstance(design, Grades):
+        steered = isinstance(config, DRGANConfig) and config.agm
+        shown = supply.lesions == "imitated" and isinstance(config, DRGANConfig | Pix2PixConfig)
+        wished = None if steered or shown else "grade"
+    elif isinstance(design, Ratios):
+        wished = design.rare if supply.learns == "all" else None
+    elif config is not None:
+        setting, wished = "masks", design.mask
+    draws: tuple[str, ...] = getattr(config, setting, ())
+    if wished is not None and wished not in draws:
+        raise ConfigError(
+            f"supply.learner.model.{setting}: {', '.join(draws) or 'nothing'}; but {wished} is wanted of the "
+            "generator"
+        )
 
 
 def _patients_of(path: Path) -> frozenset[str]:

@@ -26,8 +26,8 @@ from fundusforge.studies.turing.study import StudyError, read_key
 from fundusforge.studies.turing.tokens import csrf, digest, new_token, same, well_formed
 
 FACT = "admin"
-_REFUSED = ("changed", "stale", "late", "forged", "malformed", "time")
-"""Events that a reader's page does not cause by itself."""
+_REFUSED = ("changed", "stale", "late", "forged", "malformed")
+"""Events of answers that were refused."""
 
 
 def prepare_token(engine: Engine, file: Path | None) -> str | None:
