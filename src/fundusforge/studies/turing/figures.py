@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,11 @@ def draw_groups(path: Path, condition: Condition) -> None:
     )
     people = {one.reader: one for one in condition.by_reader}
     for row, table, colour in zip(grid, condition.tables, _BARS, strict=True):
-        names = "     ".join(f"{one.number} {one.group} ({len(one.members)})" for one in table.rows)
+        parts = [f"Method {table.method}, {table.title}:"]
+        parts += [f"{one.number} {one.group} ({len(one.members)})" for one in table.rows]
+        names = textwrap.fill("     ".join(part.replace(" ", "\u00a0") for part in parts), 170)
         top = row[0].get_position().y1 + 0.13 / lines
-        figure.text(0.5, top, f"Method {table.method}, {table.title}:     {names}", ha="center", va="center")
+        figure.text(0.5, top, names, ha="center", va="center")
         for axes, (measure, title) in zip(row, PANELS, strict=True):
             _panel(axes, table.rows, measure, people, colour=colour)
             axes.set_title(title, fontsize=11)
