@@ -1,6 +1,6 @@
 """Two augmentation studies whose answers are known: one without a gain, one with.
 
-    python examples/planted_study.py [--seeds 5] [--seed 0] [--jobs 1] [--out FOLDER]
+    python examples/planted_study.py [--seeds 6] [--seed 0] [--jobs 1] [--out FOLDER]
 
 Phantom eyes of 64 px, half of them with a round patch. Of those with one the classifier has six, all reddish,
 and sixty without; the eyes to judge by have patches of any colour. In the first study the synthetic images
@@ -39,7 +39,7 @@ from fundusforge.studies.augmentation.stage import augmentation
 
 SIDE, RARE, COMMON = 64, 6, 60
 """Pixels, and training eyes with and without a patch."""
-VAL, TEST = 20, 60
+VAL, TEST = 20, 120
 """Eyes of each class in validation and test."""
 STRENGTH, RADII = 50.0, (4.0, 7.0)
 """Grey levels by which a patch differs from the retina, and its radius in pixels."""
@@ -52,7 +52,7 @@ Layer = NDArray[np.uint8]
 class Planted:
     """Ask two questions whose answers are known."""
 
-    seeds: int = 5
+    seeds: int = 6
     """Trainings of each arm."""
     seed: int = 0
     """Of the eyes and of the studies."""

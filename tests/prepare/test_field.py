@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 
@@ -75,6 +77,16 @@ def test_field_of_a_mask():
     assert found is not None and overlap(found.mask(520, 640), truth.mask(520, 640)) > 0.99
     assert field_of_mask(np.zeros((40, 40), np.uint8)) is None
     assert field_of_mask(np.full((40, 60), 255, np.uint8)) == whole_frame(40, 60)
+
+
+@pytest.mark.parametrize("size", [64, 128, 256])
+def test_a_straight_edge_is_no_circle(size):
+    """It fits a circle of any radius; the square around the field stays in proportion to the picture."""
+    y, x = np.mgrid[:size, :size] + 0.5 - size / 2
+    for angle in np.linspace(0, math.pi, 9):
+        mask = (x * math.cos(angle) + y * math.sin(angle) > 0.1 * size).astype(np.uint8) * np.uint8(255)
+        field = field_of_mask(mask)
+        assert field is not None and field.square().side <= 4 * size
 
 
 def test_square_pads_and_does_not_squash():

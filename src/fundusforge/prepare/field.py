@@ -26,6 +26,8 @@ brighter.
 """
 _CIRCULAR = 0.9
 """Least fit of what is taken for a circle."""
+_SMALLEST, _LARGEST = 0.15, 2.0
+"""Radius of a field of view over the longer side of the picture: what is beyond is no outline of one."""
 _DRAWS = 300
 """Circles through three points that are tried."""
 
@@ -295,13 +297,13 @@ def _robust_circle(points: NDArray, *, tolerance: float, limit: float) -> tuple[
     Seeded draws of three points, the circle that most points lie on, then least squares on those, thrice.
 
     Returns:
-        Centre x, y and radius; None if no circle of at most `limit` radius holds at least a tenth of the
-        points.
+        Centre x, y and radius; None if no circle holds at least a tenth of the points, or none whose radius
+        is in proportion to `limit`, the longer side.
     """
     rng = np.random.default_rng(0)
     triples = points[rng.integers(len(points), size=(_DRAWS, 3))]
     x, y, radius = _through(triples)
-    usable = np.isfinite(radius) & (radius > 0.15 * limit) & (radius < 2 * limit)
+    usable = np.isfinite(radius) & (radius > _SMALLEST * limit) & (radius < _LARGEST * limit)
     if not usable.any():
         return None
     x, y, radius = x[usable], y[usable], radius[usable]
@@ -315,6 +317,8 @@ def _robust_circle(points: NDArray, *, tolerance: float, limit: float) -> tuple[
         if near.sum() < max(8, 0.1 * len(points)):
             return None
         circle = _least_squares(points[near], circle)
+        if not _SMALLEST * limit < circle[2] < _LARGEST * limit:  # a straight edge has no circle
+            return None
     return circle
 
 
