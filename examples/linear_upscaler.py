@@ -1,13 +1,13 @@
-"""How much can be foreseen of what cubic interpolation misses? Linear filters, scored on held-out photographs.
+"""How much of what cubic interpolation misses can be foreseen? Linear filters, on held-out photographs.
 
     python examples/linear_upscaler.py data/idrid1024 | python docs/results/record.py
 
-Photographs are made half as large by averaging and rounded to 8 bits. A linear filter of 9 x 9 small pixels of
-all three colours for each of the four large ones is fitted by least squares: `<name>_linear_gain_db` once, to
+Photographs are made half as large by averaging and rounded to 8 bits. A linear filter of 9 x 9 small pixels
+of all colours for each of the four large ones is fitted by least squares: `<name>_linear_gain_db` once, to
 photographs of --teach, `<name>_own_linear_gain_db` anew to places of the very photograph that it is judged on
-at others. The second knows how sharp this photograph is; of what no such filter foresees,
-much is the noise of sensor and file. Gains in peak signal-to-noise ratio over cubic interpolation, inside the
-field of view, means over photographs; intervals are bootstraps of patients. Prints a line of JSON for each.
+at others. The second knows how sharp this photograph is; of what no such filter foresees, much is the noise
+of sensor and file. Gains in peak signal-to-noise ratio over cubic interpolation, inside the field of view,
+means over photographs; intervals are bootstraps of patients. Prints a line of JSON for each.
 """
 
 from __future__ import annotations
@@ -99,10 +99,12 @@ def sampled(folder: Path, record: Record, count: int, *, rng: np.random.Generato
 
 def fitted(parts: Iterator[Sampled]) -> Floats:
     """Return the filters (F, 12) by least squares."""
-    left, right = 0.0, 0.0
+    size = 3 * (2 * REACH + 1) ** 2 + 1
+    left, right = RIDGE * np.eye(size), np.zeros((size, 12))
     for one in parts:
-        left, right = left + one.seen.T @ one.seen, right + one.seen.T @ one.wanted
-    return np.linalg.solve(left + RIDGE * np.eye(len(np.atleast_2d(left))), right)
+        left += one.seen.T @ one.seen
+        right += one.seen.T @ one.wanted
+    return np.asarray(np.linalg.solve(left, right), np.float64)
 
 
 def gain(filters: Floats, one: Sampled) -> float:
@@ -132,7 +134,7 @@ def main(c: LinearUpscaler) -> None:
         found = bootstrap(lambda w, v=values: float((w[0] * v).sum() / w[0].sum()), patients, seed=c.seed)
         line = {
             "name": f"{c.name}_{name}_gain_db", "value": round(float(values.mean()), 4),
-            "low": round(found.low, 4), "high": round(found.high, 4), "n": len(values), "unit": "dB",
+            "low": found.low, "high": found.high, "n": len(values), "unit": "dB",
             "command": "python " + shlex.join(sys.argv),
         }  # fmt: skip
         print(json.dumps(line), flush=True)

@@ -3,7 +3,7 @@
     python examples/score_upscaler.py runs/sharp data/idrid1280 --splits test | python docs/results/record.py
 
 Photographs are made small by the kernel that the network was trained for, rounded to 8 bits, and enlarged
-again by the network, by the network averaged over eight orientations, and by OpenCV's cubic interpolation.
+again by the network, by the network averaged over orientations, and by OpenCV's cubic interpolation.
 Peak signal-to-noise ratio (all colours) and structural similarity inside the field of view, means over
 photographs; intervals are bootstraps of patients. A line of JSON for each figure: `<name>_gain_db` is what
 the network gains on the interpolation of the same photographs, `<name>_ensemble_gain_db` what the average
@@ -46,7 +46,7 @@ class ScoreUpscaler:
     name: str = "edsr"
     """First part of the figures' names."""
     ensemble: bool = True
-    """Score the average over orientations too, eight times the work."""
+    """Score the average over orientations too, twice or eight times the work."""
     device: str = "auto"
     """Where the network runs: auto, cpu, cuda."""
     seed: int = 0

@@ -39,7 +39,7 @@ TINY = ChainConfig(
     painter=Pix2PixConfig(
         masks=("vessels",), size=64, widths=(8, 8, 8), scales=1, discriminator_widths=(8, 8)
     ),
-    upscaler=EDSRConfig(blocks=1, width=8, crop=32),
+    upscaler=EDSRConfig(blocks=1, width=27, crop=32),
     trees_for="32img",
     painter_for="4img",
     upscaler_for="32img",

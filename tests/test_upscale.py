@@ -29,7 +29,7 @@ MADE = Provenance(model="painter-0123456789ab", seed=7, index=3, condition="phan
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    config = EDSRConfig(blocks=1, width=6)
+    config = EDSRConfig(blocks=1, width=6, start="random")
     path = tmp_path / "sharp.safetensors"
     nets = nn.ModuleDict({"net": config.build().nets["net"]})
     save_model(path, nets, config_json=to_json(config), clock=Clock(images=8))

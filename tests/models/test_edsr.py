@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fundusforge.models import edsr
-from fundusforge.models.edsr import EDSRConfig, EDSRNet, degraded, merged, turned
+from fundusforge.models.edsr import EDSRConfig, EDSRNet, degraded, fitted, merged, turned
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = EDSRConfig(blocks=3, width=12, crop=32, start="random")
@@ -80,13 +80,29 @@ def test_a_pixel_depends_on_no_more_than_it_is_said_to() -> None:
 @torch.no_grad()
 def test_it_starts_as_cubic_interpolation() -> None:
     small = degraded(smooth(1))
-    cubic = F.interpolate(small, scale_factor=2.0, mode="bicubic")[..., 4:-4, 4:-4]
-    net = network(replace(TINY, start="interpolation"))
-    assert (net(small)[..., 4:-4, 4:-4] - cubic).square().mean() < 1e-4
-    assert (network()(small)[..., 4:-4, 4:-4] - cubic).square().mean() > 1e-2
-    net.join.weight.zero_()
-    net.tail.weight[:, 3:] = 0
-    torch.testing.assert_close(net(small)[..., 4:-4, 4:-4], cubic, atol=1e-5, rtol=0)
+    wanted = F.interpolate(small, scale_factor=2.0, mode="bicubic")[..., 4:-4, 4:-4]
+    for start in ("fitted", "interpolation"):
+        net = network(replace(TINY, width=28, start=start))
+        torch.testing.assert_close(net(small)[..., 4:-4, 4:-4], wanted, atol=1e-5, rtol=0)
+    assert (network()(small)[..., 4:-4, 4:-4] - wanted).square().mean() > 1e-2
+
+
+@torch.no_grad()
+def test_the_fitted_filter_knows_more_than_cubic_interpolation_and_nothing_from_outside() -> None:
+    net = network(replace(TINY, width=28, start="fitted"))
+    sharp, inside = smooth(6, 64), torch.ones(6, 1, 64, 64)
+    inside[0, :, :, 30:] = 0
+    kernel, spoilt = fitted([(sharp[:3], inside[:3]), (sharp[3:], inside[3:])]), sharp.clone()
+    spoilt[0, :, :, 30:] = torch.rand(3, 64, 34)
+    torch.testing.assert_close(fitted([(spoilt, inside)]), kernel, atol=1e-5, rtol=0)
+    net.begin(kernel)
+    other = smooth(4, 64, seed=9)
+    small = degraded(other)
+    cubic = F.interpolate(small, scale_factor=2.0, mode="bicubic")
+    ours, theirs = ((one - other)[..., 8:-8, 8:-8].square().mean() for one in (net(small), cubic))
+    assert ours < 0.7 * theirs
+    flat = torch.full((1, 3, 12, 12), 0.3)
+    torch.testing.assert_close(net(flat)[..., 6:-6, 6:-6], torch.full((1, 3, 12, 12), 0.3), atol=1e-5, rtol=0)
 
 
 def test_the_kernels_are_what_they_are_called() -> None:
@@ -110,11 +126,13 @@ def test_crops_are_turned_every_way_and_only_turned() -> None:
     assert len({tuple(one.flatten().tolist()) for one in found}) == 8
     assert torch.equal(found.flatten(1).sort(1).values, picture.flatten(1).expand(8, -1))
     assert torch.equal(found[0], picture[0])
+    assert torch.equal(turned(picture, torch.ones(1, 1)), picture.flip(3))
+    assert EDSRConfig(turns=True).build().view.draws == 3 and EDSRConfig().build().view.draws == 1
 
 
 def test_it_learns_to_beat_cubic_interpolation() -> None:
     torch.manual_seed(0)
-    recipe = EDSRConfig(blocks=2, width=16, crop=32, lr=1e-3).build()
+    recipe = EDSRConfig(blocks=2, width=28, crop=32, lr=1e-3).build()
     inside = torch.ones(4, 1, 32, 32)
     for number in range(60):
         batch = {"image": smooth(4, 32, seed=number), "field_of_view": inside, "draws": torch.randn(4, 3)}
@@ -143,7 +161,8 @@ def test_what_lies_outside_the_field_of_view_is_not_learnt() -> None:
     ("changes", "named"),
     [
         ({"blocks": 0}, "at least 1 block"),
-        ({"width": 2}, "3 channels"),
+        ({"width": 26}, "27 channels are needed with start fitted"),
+        ({"width": 2, "start": "random"}, "3 channels"),
         ({"crop": 33}, "even"),
         ({"crop": 30}, "at least 32"),
         ({"residual_scale": 0.0}, "residual_scale"),

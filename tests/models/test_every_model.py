@@ -73,7 +73,7 @@ TINY = {
     "vae": VAEConfig(
         size=32, patch=2, widths=(8, 8), latent=6, warmup=8, discriminator_widths=(8, 8)
     ),
-    "edsr": EDSRConfig(blocks=2, width=8, crop=32),
+    "edsr": EDSRConfig(blocks=2, width=8, crop=32, start="random"),
     "edsr-bicubic": EDSRConfig(
         blocks=2, width=8, crop=32, residual_scale=0.1, kernel="bicubic", start="random"
     ),

@@ -1,6 +1,7 @@
 """The upscaler: tiles and orientations leave no trace, outlines stay smooth, connected and of their area."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -19,12 +20,12 @@ from fundusforge.training.loop import Clock
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Drawing = Callable[..., dict[str, np.ndarray]]
-TINY = EDSRConfig(blocks=2, width=8)
+TINY = EDSRConfig(blocks=2, width=28, turns=True)
 
 
-def upscaler(**changes: object) -> Upscaler:
+def upscaler(config: EDSRConfig = TINY, **changes: object) -> Upscaler:
     torch.manual_seed(1)
-    net = EDSRNet(TINY).eval().requires_grad_(False)
+    net = EDSRNet(config).eval().requires_grad_(False)
     for parameter in net.parameters():
         parameter += 0.02 * torch.randn_like(parameter)  # so that it is no plain interpolation
     return Upscaler(net=net, **changes)
@@ -75,6 +76,15 @@ def test_the_ensemble_turns_with_the_photograph(fundus: Drawing) -> None:
         off = together.upscale(turned).astype(int) - change(together.upscale(image))
         assert np.abs(off).max() <= 1
         assert np.abs(alone.upscale(turned).astype(int) - change(alone.upscale(image))).max() > 1
+
+
+def test_where_nothing_was_turned_the_ensemble_is_that_of_mirror_images(fundus: Drawing) -> None:
+    image = fundus(32)["image"]
+    together = upscaler(replace(TINY, turns=False), ensemble=True)
+    mirrored = together.upscale(np.ascontiguousarray(image[:, ::-1]))[:, ::-1]
+    assert np.abs(mirrored.astype(int) - together.upscale(image)).max() <= 1
+    assert together.orientations == ((0, False), (0, True))
+    assert upscaler().orientations == ((0, False),)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -5,6 +5,7 @@ The training core knows no metric; here the two meet.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,7 +34,7 @@ from fundusforge.images import Grey, colour_code, read_image, read_mask
 from fundusforge.models import AnyConfig, ModelConfig, drgan
 from fundusforge.models.classifier import Classification, ClassifierConfig
 from fundusforge.models.drgan import DRGANConfig
-from fundusforge.models.edsr import EDSRConfig
+from fundusforge.models.edsr import EDSRConfig, EDSRNet, fitted
 from fundusforge.models.encoder import EncoderConfig
 from fundusforge.models.pggan import PGGANConfig
 from fundusforge.models.pix2pix import Generator, Pix2PixConfig
@@ -60,6 +61,8 @@ CALIBRATED = 20
 """Training images on which thresholds are chosen."""
 FITTED = 600
 """Training images to which self-supervised features are fitted, evenly spread."""
+FILTER_BATCHES = 32
+"""Batches of sixteen crops that a super-resolution network's first filter is fitted to."""
 CHANGED_BATCHES = 40
 """Batches of eight changed crops on which thresholds are chosen instead, where the configuration says so."""
 
@@ -143,6 +146,8 @@ def fit(
     elif isinstance(config, VAEConfig):
         validation = trees.tree_judge(config, learnt, judged)
     elif isinstance(config, EDSRConfig):
+        if config.start == "fitted" and warm_start is None and not (run / STATE).exists():
+            fit_filter(cast(EDSRNet, recipe.nets["net"]), config, learnt)
         validation = upscaling_judge(config, judged)
     elif isinstance(config, ClassifierConfig):
         net = cast(Classification, recipe.nets["net"])
@@ -213,6 +218,13 @@ def fit_codes(generator: Generator, config: Pix2PixConfig, records: Sequence[Rec
         return
     codes = [colour_code(read_image(Path(record.image)), field_of(record)) for record in records]
     generator.fit_codes(torch.from_numpy(np.stack(codes)), [_camera(record) for record in records])
+
+
+def fit_filter(net: EDSRNet, config: EDSRConfig, learnt: Sequence[Record]) -> None:
+    """Let a super-resolution network begin as the linear filter that fits its training images best."""
+    batches = Batches(Path("/"), learnt, config.build().view, batch=16, seed=1)
+    crops = itertools.islice(batches, FILTER_BATCHES)
+    net.begin(fitted(((one["image"], one["field_of_view"]) for one in crops), config.kernel))
 
 
 # ---- the end -----------------------------------------------------------------------------------------------

@@ -36,8 +36,8 @@ class Upscale:
     out: Annotated[Path, arg(metavar="FOLDER")]
     """Dataset folder to write; must not exist, or be empty."""
     ensemble: bool = False
-    """Average over the eight flips and quarter turns of a photograph: a little better, eight times the
-    work."""
+    """Average over a photograph and its mirror image, or over all eight orientations where the network has
+    learnt from them: a little better, twice or eight times the work."""
     tile: int = 512
     """Side in pixels of the parts in which a photograph is enlarged; smaller ones take less memory and more
     time, and give the same picture."""

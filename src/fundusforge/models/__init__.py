@@ -200,7 +200,7 @@ PRESETS: dict[str, dict[str, tuple[str, AnyConfig]]] = {
         ),
         "small": (
             "8 blocks of 32 channels, for a first look on a CPU",
-            EDSRConfig(blocks=8, width=32, crop=96, lr=4e-4),
+            EDSRConfig(blocks=8, width=32, crop=96),
         ),
     },
     "selfsupervised": {

@@ -6,14 +6,14 @@ convolution and a long skip around the blocks, a convolution to four times the c
 shuffled to twice the side (Shi et al. 2016), and a convolution to colours. Mean absolute error, Adam.
 Sengupta et al. 2019 enlarge their drawn photographs so.
 
-What is learnt is to undo one stated `kernel`. Two things differ from the paper and change neither the
-network nor its loss: it may start as cubic interpolation (`start`), and where nothing is learnt on a CPU
-the same numbers are found faster (`EDSRNet.forward`).
+What is learnt is to undo one stated `kernel`. Three things differ from the paper and change neither the
+network nor its loss: it may start as the best linear filter (`start`), pictures need not be turned (`turns`),
+and where nothing is learnt on a CPU the same numbers are found faster (`EDSRNet.forward`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -32,11 +32,10 @@ in the cache, and its memory is used again instead of being asked for anew."""
 BORDER = 8
 """Sharp pixels at the edge of a crop from which nothing is learnt, and small pixels by which a whole picture
 is continued before it is enlarged: beyond an edge the network reads grey, in which no retina ends."""
-PHASES = ((0.18774868, 1.0198303, -0.20757898), (-0.20757898, 1.0198303, 0.18774868))
-AFTER = (0.16936325, 0.6612735, 0.16936325)
-"""Weights of three small pixels for each of the two large ones in the middle one, and of three large pixels
-after that: together the eight of cubic interpolation (a = -0.75, as OpenCV and torch have it), whose
-polynomial they factor."""
+TAPS = 5
+"""Side in small pixels of the linear filter that a network can start as."""
+RIDGE = 1.0
+"""Squared grey levels added to the diagonal where that filter is fitted, for each small pixel."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +54,12 @@ class EDSRConfig:
     kernel: Kernel = "area"
     """How sharp photographs are made small for training: `area`, the mean of 2 x 2 pixels, as `fundusforge
     prepare` makes photographs smaller; or `bicubic`, antialiased. Rounded to 8 bits, as files are."""
-    start: Literal["interpolation", "random"] = "interpolation"
-    """Begin near cubic interpolation, so that a short training need not learn it; or as the paper, at
-    random."""
+    start: Literal["fitted", "interpolation", "random"] = "fitted"
+    """Begin as the linear filter of 5 x 5 small pixels that fits the training photographs best, or as cubic
+    interpolation, so that a short training need not learn it; or as the paper, at random."""
+    turns: bool = False
+    """Learn from crops in all eight orientations, as the paper; else from them and their mirror images. What
+    a camera does to rows is not what it does to columns."""
     crop: int = 192
     """Side of the sharp training crops in pixels; even."""
     lr: float = 1e-4
@@ -65,9 +67,11 @@ class EDSRConfig:
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        if self.blocks < 1 or self.width < 3:
+        least = 3 if self.start == "random" else 27
+        if self.blocks < 1 or self.width < least:
             raise ValueError(
-                f"at least 1 block and 3 channels are needed, not {self.blocks} and {self.width}"
+                f"at least 1 block and {least} channels are needed with start {self.start}, "
+                f"not {self.blocks} and {self.width}"
             )
         if self.crop % 2 or self.crop < 4 * BORDER:
             raise ValueError(f"crop must be even and at least {4 * BORDER} pixels, not {self.crop}")
@@ -132,8 +136,8 @@ class EDSRNet(nn.Module):
         self.join = nn.Conv2d(c.width, c.width, 3, padding=1)
         self.up = nn.Conv2d(c.width, 4 * c.width, 3, padding=1)
         self.tail = nn.Conv2d(c.width, 3, 3, padding=1)
-        if c.start == "interpolation":
-            self._interpolate()
+        if c.start != "random":
+            self.begin(cubic())
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge pictures.
@@ -198,23 +202,77 @@ class EDSRNet(nn.Module):
         return self.tail(F.pixel_shuffle(self.up(x), 2))
 
     @torch.no_grad()
-    def _interpolate(self) -> None:
-        """Start as cubic interpolation in three channels, but for the border, and little of all else."""
-        phases, after = torch.tensor(PHASES), torch.tensor(AFTER)
+    def begin(self, kernel: Tensor) -> None:
+        """Become a linear filter, but for the border, which the blocks then improve on.
+
+        The first convolution copies the 3 x 3 neighbours of each colour into 27 channels, and the one before
+        the shuffle takes 3 x 3 neighbours of those; together they reach 5 x 5.
+
+        Args:
+            kernel: (3, 2, 2, 3, 5, 5): colour, row and column of the large pixel in the middle small one,
+                then colour, row and column of the small pixel.
+        """
         for block in self.blocks:
             cast(Block, block).second.weight *= 0.1
-        self.join.weight *= 0.01
+        self.join.weight.zero_()
         for layer in (self.head, self.join, self.up, self.tail):
             cast(Tensor, layer.bias).zero_()
-        self.tail.weight[:, 3:] *= 0.001
-        for layer, outputs in ((self.head, 3), (self.up, 12), (self.tail, 3)):
-            layer.weight[:outputs, : 3 if layer is self.tail else None] = 0
+        self.head.weight[:27] = 0
+        self.up.weight[:12] = 0
+        self.tail.weight.zero_()
+        wanted = kernel.flatten(0, 2)
         for colour in range(3):
-            self.head.weight[colour, colour, 1, 1] = 1
-            self.tail.weight[colour, colour] = torch.outer(after, after)
-            for place in range(4):
-                row, column = divmod(place, 2)
-                self.up.weight[4 * colour + place, colour] = torch.outer(phases[row], phases[column])
+            self.tail.weight[colour, colour, 1, 1] = 1
+            for place in range(9):
+                self.head.weight[9 * colour + place, colour, place // 3, place % 3] = 1
+            for row in range(TAPS):
+                for column in range(TAPS):
+                    y, x = (min(max(at - 2, -1), 1) for at in (row, column))
+                    near = 9 * colour + 3 * (row - 1 - y) + column - 1 - x
+                    self.up.weight[:12, near, y + 1, x + 1] = wanted[:, colour, row, column]
+
+
+def cubic() -> Tensor:
+    """Return cubic interpolation (a = -0.75, as OpenCV and torch have it) as a kernel of `EDSRNet.begin`."""
+    a = -0.75
+
+    def weight(t: float) -> float:
+        t = abs(t)
+        if t >= 2:
+            return 0.0
+        return ((a + 2) * t - (a + 3)) * t * t + 1 if t < 1 else a * (((t - 5) * t + 8) * t - 4)
+
+    line = torch.tensor([[weight(at - 2 - middle) for at in range(TAPS)] for middle in (-0.25, 0.25)])
+    return torch.einsum("cd,iy,jx->cijdyx", torch.eye(3), line, line)
+
+
+@torch.no_grad()
+def fitted(pairs: Iterable[tuple[Tensor, Tensor]], kernel: Kernel = "area") -> Tensor:
+    """Return the linear filter that enlarges pictures best, by least squares, as a kernel of `EDSRNet.begin`.
+
+    It knows only how neighbours differ from the small pixel in the middle, so flat places stay what they are.
+
+    Args:
+        pairs: Sharp crops (N, 3, S, S) in [-1, 1], S even, and their field of view (N, 1, S, S).
+        kernel: What makes pictures small.
+    """
+    size = 3 * TAPS * TAPS
+    left, right = torch.zeros(size, size, dtype=torch.double), torch.zeros(size, 12, dtype=torch.double)
+    for sharp, inside in pairs:
+        small = degraded(sharp, kernel)
+        within = F.unfold(1 - F.max_pool2d(1 - inside, 2), TAPS).amin(1).bool()
+        near = F.unfold(small, TAPS).mT[within].unflatten(1, (3, TAPS * TAPS))
+        middle = near[:, :, TAPS * TAPS // 2]
+        large = F.pixel_unshuffle(sharp, 2)[:, :, 2:-2, 2:-2].flatten(2).mT[within].unflatten(1, (3, 4))
+        seen = (near - middle[:, :, None]).flatten(1).double() * 127.5
+        wanted = (large - middle[:, :, None]).flatten(1).double() * 127.5
+        left, right = left + seen.T @ seen, right + seen.T @ wanted
+        left.diagonal().add_(RIDGE * len(seen) / size)
+    found = torch.linalg.solve(left + torch.eye(size), right).T.reshape(3, 2, 2, 3, TAPS, TAPS).float()
+    found[..., TAPS // 2, TAPS // 2] = torch.eye(3)[:, None, None] - (
+        found.sum((-2, -1)) - found[..., TAPS // 2, TAPS // 2]
+    )
+    return found
 
 
 def merged(up: nn.Conv2d, tail: nn.Conv2d) -> tuple[Tensor, Tensor]:
@@ -268,11 +326,16 @@ def degraded(sharp: Tensor, kernel: Kernel = "area") -> Tensor:
 
 
 def turned(pictures: Tensor, draws: Tensor) -> Tensor:
-    """Turn each square picture (N, C, S, S) to one of eight orientations, by the signs of `draws` (N, 3)."""
-    flip, stand, swap = ((draws[:, place] > 0)[:, None, None, None] for place in range(3))
-    pictures = torch.where(flip, pictures.flip(3), pictures)
-    pictures = torch.where(stand, pictures.flip(2), pictures)
-    return torch.where(swap, pictures.mT, pictures)
+    """Turn each square picture (N, C, S, S) to one of its orientations, by the signs of draws.
+
+    Args:
+        pictures: The pictures.
+        draws: (N, 3) for all eight orientations; (N, 1) for left and right exchanged or not.
+    """
+    ways = (lambda x: x.flip(3), lambda x: x.flip(2), lambda x: x.mT)
+    for way, sign in zip(ways, draws.unbind(1), strict=False):
+        pictures = torch.where((sign > 0)[:, None, None, None], way(pictures), pictures)
+    return pictures
 
 
 class EDSR:
@@ -286,12 +349,11 @@ class EDSR:
         optimizer = torch.optim.Adam(net.parameters(), c.lr, betas=(0.9, 0.999), eps=1e-8)
         self.phases = (Phase("main", ("net",), optimizer),)
         self.ema = ("net",)
-        self.view = View(crop=c.crop, draws=3)
+        self.view = View(crop=c.crop, draws=3 if c.turns else 1)
 
     def losses(self, phase: str, batch: dict[str, Tensor], images: int) -> dict[str, Tensor]:
-        """Error of crops made small and enlarged again, in any of eight orientations, less their edges."""
-        sharp = turned(batch["image"], batch["draws"])
-        inside = turned(batch["field_of_view"], batch["draws"])
+        """Error of crops made small and enlarged again, in any orientation, less their edges."""
+        sharp, inside = (turned(batch[name], batch["draws"]) for name in ("image", "field_of_view"))
         found = self.nets["net"](degraded(sharp, self.config.kernel))
         inner = (..., slice(BORDER, -BORDER), slice(BORDER, -BORDER))
         return {"l1": losses.masked_mean((found - sharp).abs()[inner], inside[inner])}

@@ -33,7 +33,7 @@ from fundusforge.training.checkpoint import fill, load_model, model_file
 SOFT = 0.7
 """Standard deviation in small pixels of the blur that rounds the stairs of an outline. With it, masks of
 phantoms that had been made small came back best; less leaves stairs, more closes gaps between vessels."""
-PLAIN = (0, False)
+PLAIN, MIRRORED = (0, False), (0, True)
 ORIENTATIONS = tuple((turns, flip) for turns in range(4) for flip in (False, True))
 
 
@@ -52,7 +52,8 @@ class Upscaler:
     tile: int = 512
     """Side in pixels of the parts in which pictures are enlarged; memory grows with its square."""
     ensemble: bool = False
-    """Average over the eight orientations of the picture, eight times the work."""
+    """Average over the orientations that the network learnt from: a picture and its mirror image, or all
+    eight where it has `turns`; twice or eight times the work."""
 
     def __post_init__(self) -> None:
         """Refuse tiles out of range.
@@ -97,6 +98,13 @@ class Upscaler:
         """Configuration of the network."""
         return self.net.config
 
+    @property
+    def orientations(self) -> tuple[tuple[int, bool], ...]:
+        """Quarter turns, and whether mirrored after them, over which pictures are averaged."""
+        if not self.ensemble:
+            return (PLAIN,)
+        return ORIENTATIONS if self.config.turns else (PLAIN, MIRRORED)
+
     @torch.inference_mode()
     def upscale(self, image: Image) -> Image:
         """Enlarge a photograph.
@@ -118,7 +126,7 @@ class Upscaler:
             raise ValueError(f"expected (H, W, 3) uint8, got {image.shape} {image.dtype}")
         pixels = as_tensor(image).to(next(self.net.parameters()).device)
         pixels = F.pad(pixels, (BORDER,) * 4, mode="replicate")
-        chosen = ORIENTATIONS if self.ensemble else (PLAIN,)
+        chosen = self.orientations
         total: Tensor | None = None
         for turns, flip in chosen:
             seen = pixels.rot90(turns, (2, 3))
