@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from fundusforge.models import drgan
-from fundusforge.models.drgan import DRGAN, UNKNOWN, DRGANConfig, Generator, conditions, feature_distance
+from fundusforge.models.drgan import DRGAN, UNKNOWN, DRGANConfig, Generator, conditions
 from fundusforge.models.grading import GradingSpaces
+from fundusforge.models.losses import feature_distance, regional_error
 from fundusforge.models.perceptual import RetinaPerceptual
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -325,6 +326,21 @@ def test_every_ablation_trains(changes: dict, gone: str) -> None:
 def batch_of_structures(masks: Tensor) -> dict[str, Tensor]:
     whole = batch_of(torch.cat([masks[:, :2], masks[:, :1], masks[:, 2:]], 1), [0, 3])
     return whole | {"masks": masks[:, :2], "masks_known": torch.ones(len(masks), 2)}
+
+
+def test_a_lesion_of_a_few_pixels_weighs_as_much_as_the_ground() -> None:
+    masks = torch.zeros(2, 3, 8, 8)
+    masks[:, 0] = 1
+    masks[0, 1, 2, 2:4] = torch.tensor([1.0, 0.5])
+    real, fake = torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8)
+    fake[0, :, 2, 2] = 0.6
+    found = regional_error(fake.requires_grad_(), real, masks)
+    assert found.item() == pytest.approx((0.6 / 128 + 0.6 / 1.5) / 2)
+    found.backward()
+    assert fake.grad is not None and fake.grad[0, 0, 2, 2] > 20 * fake.grad[0, 0, 5, 5].abs()
+    batch = batch_of(layout(2), [0, 2])
+    assert "pixels" in step(build(replace(TINY, pixels=2.0)), batch)["generator"]
+    assert "pixels" not in step(build(), batch)["generator"]
 
 
 def test_feature_distance_is_a_root_mean_square() -> None:

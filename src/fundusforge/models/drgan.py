@@ -20,6 +20,9 @@ What the paper leaves open, and what was chosen:
   pictures alike.
 - Eq. 1 teaches grades to the discriminators alone. `steering` also lets the generator learn from how they
   grade what it paints (Odena et al. 2017); it is off in the preset `zhou`.
+- Nothing in eq. 1 looks at pixels but through networks. `pixels` adds their mean absolute error (Isola et al.
+  2017), counted for each mask alike, so that a lesion of a few pixels weighs as much as the ground; it is off
+  in the preset `zhou` too.
 """
 
 from __future__ import annotations
@@ -92,6 +95,9 @@ class DRGANConfig:
     """Weight of the grading loss of the discriminators (lambda_3)."""
     steering: float = 0.0
     """Weight of the same loss for the generator; not in the paper."""
+    pixels: float = 0.0
+    """Weight of the mean absolute error, which each mask and the whole field of view share alike; not in the
+    paper."""
     lr: float = 1e-4
     """Learning rate of Adam, both networks."""
 
@@ -111,8 +117,8 @@ class DRGANConfig:
                 "width must be even, blocks not negative, vector and directions positive, not "
                 f"{self.width}, {self.blocks}, {self.vector} and {self.directions}"
             )
-        weights = (self.feature_matching, self.perceptual, self.classification, self.steering, self.budget)
-        if min(weights) < 0 or (self.steering and not self.classification):
+        weights = (self.feature_matching, self.perceptual, self.classification, self.steering, self.pixels)
+        if min(*weights, self.budget) < 0 or (self.steering and not self.classification):
             raise ValueError("weights must not be negative, nor steering be without classification")
 
     @property
@@ -277,13 +283,6 @@ class Discriminators(nn.Module):
         return found
 
 
-def feature_distance(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
-    """Root mean square difference of features per image, averaged over images and layers (eq. 1)."""
-    pairs = zip(real, fake, strict=True)
-    squares = [(f - r.detach()).float().square().flatten(1).mean(1) for r, f in pairs]
-    return torch.stack([(square + 1e-8).sqrt().mean() for square in squares]).mean()
-
-
 class DRGAN:
     """Recipe: one step of the generator, one of the discriminators on the same fake images."""
 
@@ -340,11 +339,13 @@ class DRGAN:
             with torch.no_grad():
                 wanted: list[Judgement] = net(shown, real, whole=whole)
             distances = (
-                feature_distance(w.features, j.features) for w, j in zip(wanted, judged, strict=True)
+                losses.feature_distance(w.features, j.features) for w, j in zip(wanted, judged, strict=True)
             )
             found["feature_matching"] = c.feature_matching * total(distances)
         if self.perceptual:
             found["perceptual"] = c.perceptual * self.perceptual(fake, real)
+        if c.pixels:
+            found["pixels"] = c.pixels * losses.regional_error(fake, real, shown)
         if c.steering:
             found["steering"] = c.steering * total(self._graded(one, batch) for one in judged)
         if logits is not None:

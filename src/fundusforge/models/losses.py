@@ -38,6 +38,25 @@ def feature_matching(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
     return torch.stack([F.l1_loss(f, r.detach()) for r, f in zip(real, fake, strict=True)]).mean()
 
 
+def feature_distance(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+    """Root mean square difference of features per image, averaged over images and layers (DR-GAN, eq. 1)."""
+    pairs = zip(real, fake, strict=True)
+    squares = [(f - r.detach()).float().square().flatten(1).mean(1) for r, f in pairs]
+    return torch.stack([(square + 1e-8).sqrt().mean() for square in squares]).mean()
+
+
+def regional_error(fake: Tensor, real: Tensor, masks: Tensor) -> Tensor:
+    """Mean absolute error over each mask, averaged over those that cover anything, so that small ones count.
+
+    Args:
+        fake: (N, C, H, W).
+        real: The same shape.
+        masks: (N, M, H, W) in [0, 1].
+    """
+    error, area = (fake - real).abs().mean(1, keepdim=True), masks.sum((0, 2, 3))
+    return ((error * masks).sum((0, 2, 3)) / area.clamp_min(1e-6))[area > 0].mean()
+
+
 def masked_mean(values: Tensor, weights: Tensor) -> Tensor:
     """Mean of `values` weighted by `weights` (broadcast), 0 where all weights are 0."""
     weights = weights.expand_as(values)
