@@ -359,6 +359,17 @@ def test_verdicts_are_what_was_planted(eyes: Path, tmp_path: Path, skill: float,
     assert (shown > plain) == (skill > 1) and (shown < plain) == (skill < 1)
 
 
+def test_a_study_whose_baseline_guesses_says_so(eyes: Path, tmp_path: Path) -> None:
+    """Where no model tells the classes, no gain is no answer; where one does, or images help, it is one."""
+    for name, skills, said in (
+        ("guess", {"plain": 0.0, "oversample": 0.0, "focal": 0.0, "synthetic": 0.0}, True),
+        ("know", {"plain": 3.0, "oversample": 3.0, "focal": 3.0, "synthetic": 3.0}, False),
+        ("help", {"plain": 0.0, "oversample": 0.0, "focal": 0.0, "synthetic": 6.0}, False),
+    ):
+        found = run(study(eyes), tmp_path / name, Fake(skills=skills))
+        assert any("may do no better than chance (the AUC 0." in text for text in found.sentences) == said
+
+
 def test_what_is_not_shown_may_be_excluded_or_not(eyes: Path, tmp_path: Path) -> None:
     same = run(study(eyes, worth=0.3), tmp_path / "study", Fake())
     assert all("A gain of 0.3 or more is excluded." in one.sentence for one in same.comparisons)

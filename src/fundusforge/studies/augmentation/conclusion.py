@@ -31,6 +31,7 @@ from fundusforge.studies.augmentation.result import (
     Amount,
     Characteristics,
     Comparison,
+    Row,
     Source,
     StudyResult,
 )  # fmt: skip
@@ -83,12 +84,16 @@ def conclude(run: Run, places: Sequence[Place], foreseen: Sequence[Power], comma
     counts = {"train": run.pool.train.counts, VAL: run.pool.val.counts, TEST: run.pool.test.counts}
     counts |= {name: part.counts for name, (_, part) in run.pool.external.items()}
     starts = [outcomes[0].start for place in places for outcomes in place.ran.values()]
+    rows = [row for place in places for row in place.rows()]
     result = StudyResult(
-        name=study.name, rows=tuple(row for place in places for row in place.rows()), comparisons=judged,
+        name=study.name, rows=tuple(rows), comparisons=judged,
         choices=tuple(choices), amounts=tuple(point for curve in amounts for point in curve),
         sources=tuple(sources), characteristics=tuple(_characteristics(run)), foreseen=tuple(foreseen),
         figures=(*figures, *audited(study, sources)),
-        sentences=(*(one.sentence for one in judged), *_beyond(run), *map(power_words, foreseen)),
+        sentences=(
+            *(one.sentence for one in judged), *_at_chance(judged, rows), *_beyond(run),
+            *map(power_words, foreseen),
+        ),
         warnings=tuple(_warnings(run)),
         methods=words.methods(study, counts, [start for start in starts if start], known),
         pictures=tuple(_pictures(run, places, choices, amounts)), settings=json.loads(to_json(study)),
@@ -109,6 +114,16 @@ def _source(run: Run, setting: Setting) -> Source:
             name: min(count, len(given.images.get(name, ()))) for name, count in setting.wanted.items()
         },
     )  # fmt: skip
+
+
+def _at_chance(comparisons: Sequence[Comparison], rows: Sequence[Row]) -> list[str]:
+    """Say where not even the best free baseline tells the classes."""
+    known = {(row.setting, row.learner, row.where, row.arm): row.values for row in rows}
+    said = [
+        words.at_chance(one, known[one.setting, one.learner, one.where, one.free][one.measure])
+        for one in comparisons
+    ]
+    return [sentence for sentence in said if sentence]
 
 
 def _beyond(run: Run) -> list[str]:

@@ -12,11 +12,13 @@ from fundusforge.studies.augmentation.cells import steps_of
 from fundusforge.studies.augmentation.config import Grades, Ratios, Study, Trained
 
 if TYPE_CHECKING:
-    from fundusforge.studies.augmentation.result import Comparison
+    from fundusforge.studies.augmentation.result import Comparison, Value
 
 HELPS, HARMS, NOTHING = "helps", "harms", "not shown"
 _Z = 1.96 + 0.84
 """Standard errors between nothing and a gain that is found in 80 % of studies at 5 %."""
+CHANCE = {"auc": 0.5, "kappa": 0.0}
+"""What guessing reaches."""
 SHORT = {"auc": "the AUC", "kappa": "kappa", "f1": "F1"}
 
 
@@ -48,6 +50,18 @@ def sentence(one: Comparison, *, worth: float) -> str:
         rest = f"A gain of {worth:g} is not excluded{_lacking(one, worth)}."
     seen = "synthetic images do not help, as far as can be seen"
     return f"{place}: {seen}: {what} changes by {found} {over}. {rest}"
+
+
+def at_chance(one: Comparison, free: Value) -> str | None:
+    """Say that nothing was to be seen where the best free baseline may be guessing; None where it is not."""
+    chance = CHANCE.get(one.measure)
+    if one.verdict != NOTHING or chance is None or free.low is None or free.low > chance:
+        return None
+    found = f"{SHORT[one.measure]} {free.value:.3f} [{free.low:.3f}, {free.high:.3f}]"
+    return (
+        f"{one.title}, {one.where}: the best free baseline, {one.free}, may do no better than chance "
+        f"({found}); what images add to a model that does cannot be seen here."
+    )
 
 
 def _lacking(one: Comparison, worth: float) -> str:
