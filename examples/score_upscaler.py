@@ -7,7 +7,8 @@ again by the network, by the network averaged over orientations, and by OpenCV's
 Peak signal-to-noise ratio (all colours) and structural similarity inside the field of view, means over
 photographs; intervals are bootstraps of patients. A line of JSON for each figure: `<name>_gain_db` is what
 the network gains on the interpolation of the same photographs, `<name>_ensemble_gain_db` what the average
-gains.
+gains. Where the field was cut from black surroundings its edge is the steepest in the picture, and no retina:
+`<name>_gain_inner_db` leaves out what lies within EDGE pixels of it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import cv2
 import numpy as np
 import tyro
 from tyro.conf import Positional
@@ -31,6 +33,10 @@ from fundusforge.images import Image, read_image, read_mask
 from fundusforge.models.edsr import Kernel
 from fundusforge.records import DatasetError, Record, Split, read_folder
 from fundusforge.sample.upscaling import Upscaler, bicubic, psnr, shrink
+
+
+EDGE = 8
+"""Pixels of the large picture."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +62,9 @@ class ScoreUpscaler:
 def scored(
     folder: Path, records: list[Record], ways: dict[str, Callable[[Image], Image]], kernel: Kernel
 ) -> np.ndarray:
-    """Return PSNR in dB and SSIM (photographs, ways, 2)."""
-    rows: list[list[tuple[float, float]]] = []
+    """Return PSNR in dB, SSIM, and PSNR away from the field's edge (photographs, ways, 3)."""
+    rows: list[list[tuple[float, float, float]]] = []
+    window = np.ones((2 * EDGE + 1, 2 * EDGE + 1), np.uint8)
     for record in records:
         image = read_image(folder / record.image)
         height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
@@ -67,7 +74,13 @@ def scored(
             inside = read_mask(folder / record.field_of_view)[:height, :width]
         small = shrink(sharp, kernel)
         found = [way(small) for way in ways.values()]
-        rows.append([(psnr(one, sharp, inside), ssim(one, sharp, field_of_view=inside)) for one in found])
+        inner = cv2.erode(inside, window, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+        rows.append(
+            [
+                (psnr(one, sharp, inside), ssim(one, sharp, field_of_view=inside), psnr(one, sharp, inner))
+                for one in found
+            ]
+        )
     return np.array(rows)
 
 
@@ -100,7 +113,9 @@ def main(c: ScoreUpscaler) -> None:
     for place, way in enumerate(ways):
         prefix = "" if way == "model" else f"{way}_"
         if way != "bicubic":
-            show(c, f"{prefix}gain_db", "dB", found[:, place, 0] - found[:, 0, 0], patients)
+            gains = found[:, place] - found[:, 0]
+            show(c, f"{prefix}gain_db", "dB", gains[:, 0], patients)
+            show(c, f"{prefix}gain_inner_db", "dB", gains[:, 2], patients)
 
 
 if __name__ == "__main__":
