@@ -6,8 +6,9 @@ Photographs are made half as large by averaging and rounded to 8 bits. A linear 
 of all colours for each of the four large ones is fitted by least squares: `<name>_linear_gain_db` once, to
 photographs of --teach, `<name>_own_linear_gain_db` anew to places of the very photograph that it is judged on
 at others. The second knows how sharp this photograph is; of what no such filter foresees, much is the noise
-of sensor and file. Gains in peak signal-to-noise ratio over cubic interpolation, inside the field of view,
-means over photographs; intervals are bootstraps of patients. Prints a line of JSON for each.
+of sensor and file. Gains in peak signal-to-noise ratio over cubic interpolation, both rounded to 8 bits, away
+from the edge of the field of view; means over photographs, intervals by bootstrap of patients. Prints JSON
+lines.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import cv2
 import numpy as np
 import tyro
 from numpy.typing import NDArray
@@ -30,6 +32,9 @@ from fundusforge.images import read_image, read_mask
 from fundusforge.records import DatasetError, Record, Split, read_folder
 from fundusforge.sample.upscaling import bicubic, shrink
 
+EDGE = 8
+"""Large pixels from the edge of the field of view that are left out: no other is as steep, and it is no
+retina."""
 REACH = 4
 """Small pixels to each side that a filter sees."""
 PLACES = 8000
@@ -66,10 +71,12 @@ class Sampled:
     """(N, 12) large pixels less the middle, in three colours."""
     missed: Floats
     """(N, 12) large pixels less cubic interpolation."""
+    middle: Floats
+    """(N, 12) the middle."""
 
 
 def sampled(folder: Path, record: Record, count: int, *, rng: np.random.Generator) -> Sampled:
-    """Draw places inside the field of view."""
+    """Draw places inside the field of view, away from its edge."""
     image = read_image(folder / record.image)
     height, width = image.shape[0] // 2, image.shape[1] // 2
     sharp = image[: 2 * height, : 2 * width]
@@ -77,7 +84,9 @@ def sampled(folder: Path, record: Record, count: int, *, rng: np.random.Generato
     inside = np.full(sharp.shape[:2], 255, np.uint8)
     if record.field_of_view:
         inside = read_mask(folder / record.field_of_view)[: 2 * height, : 2 * width]
-    places = np.argwhere(inside.reshape(height, 2, width, 2).min((1, 3)) > 0)
+    window = np.ones((2 * EDGE + 1, 2 * EDGE + 1), np.uint8)
+    inner = cv2.erode(inside, window, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    places = np.argwhere(inner.reshape(height, 2, width, 2).min((1, 3)) > 0)
     rows, columns = rng.permutation(places)[:count].T
     padded = np.pad(small, ((REACH, REACH), (REACH, REACH), (0, 0)), mode="reflect")
     side = 2 * REACH + 1
@@ -94,6 +103,7 @@ def sampled(folder: Path, record: Record, count: int, *, rng: np.random.Generato
         seen=np.hstack([seen, np.ones((len(rows), 1))]),
         wanted=(truth - middle[:, None]).reshape(len(rows), -1),
         missed=(truth - large(bicubic(small))).reshape(len(rows), -1),
+        middle=np.tile(middle, 4),
     )
 
 
@@ -109,7 +119,7 @@ def fitted(parts: Iterator[Sampled]) -> Floats:
 
 def gain(filters: Floats, one: Sampled) -> float:
     """Return decibels over cubic interpolation."""
-    left = one.wanted - one.seen @ filters
+    left = one.wanted - (one.seen @ filters + one.middle).round() + one.middle
     return float(10 * np.log10((one.missed**2).mean() / (left**2).mean()))
 
 
@@ -125,7 +135,7 @@ def main(c: LinearUpscaler) -> None:
         both = sampled(c.folder, record, 3 * PLACES, rng=rng)
         part = len(both.seen) * 2 // 3
         first, other = (
-            Sampled(both.seen[some], both.wanted[some], both.missed[some])
+            Sampled(both.seen[some], both.wanted[some], both.missed[some], both.middle[some])
             for some in (slice(part), slice(part, None))
         )
         gains.append((gain(common, other), gain(fitted(iter([first])), other)))

@@ -34,7 +34,6 @@ from fundusforge.models.edsr import Kernel
 from fundusforge.records import DatasetError, Record, Split, read_folder
 from fundusforge.sample.upscaling import Upscaler, bicubic, psnr, shrink
 
-
 EDGE = 8
 """Pixels of the large picture."""
 
@@ -74,7 +73,9 @@ def scored(
             inside = read_mask(folder / record.field_of_view)[:height, :width]
         small = shrink(sharp, kernel)
         found = [way(small) for way in ways.values()]
-        inner = cv2.erode(inside, window, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+        inner = np.uint8(255) * (
+            cv2.erode(inside, window, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 127
+        )
         rows.append(
             [
                 (psnr(one, sharp, inside), ssim(one, sharp, field_of_view=inside), psnr(one, sharp, inner))

@@ -117,11 +117,13 @@ PRESETS: dict[str, dict[str, tuple[str, AnyConfig]]] = {
         ),
         "gpu512": (
             "512 px on vessels, disc and four lesions, half as wide; for a GPU",
-            DRGANConfig(masks=("vessels", "disc", *LESIONS), size=512, width=32, steering=1.0),
+            DRGANConfig(masks=("vessels", "disc", *LESIONS), size=512, width=32, steering=1.0, pixels=20.0),
         ),
         "small": (
             "256 px, a quarter as wide, for a first look on a CPU",
-            DRGANConfig(masks=("vessels", "disc", *LESIONS), size=256, width=16, steering=1.0, lr=2e-4),
+            DRGANConfig(
+                masks=("vessels", "disc", *LESIONS), size=256, width=16, steering=1.0, pixels=20.0, lr=2e-4
+            ),
         ),
     },
     "pggan": {

@@ -21,8 +21,8 @@ What the paper leaves open, and what was chosen:
 - Eq. 1 teaches grades to the discriminators alone. `steering` also lets the generator learn from how they
   grade what it paints (Odena et al. 2017); it is off in the preset `zhou`.
 - Nothing in eq. 1 looks at pixels but through networks. `pixels` adds their mean absolute error (Isola et al.
-  2017), counted for each mask alike, so that a lesion of a few pixels weighs as much as the ground; it is off
-  in the preset `zhou` too.
+  2017), counted for each mask alike, so that a lesion of a few pixels weighs as much as the ground
+  (`docs/decisions/0017-pixels-of-every-mask.md`); it is off in the preset `zhou` too.
 """
 
 from __future__ import annotations
