@@ -7,8 +7,9 @@ shuffled to twice the side (Shi et al. 2016), and a convolution to colours. Mean
 Sengupta et al. 2019 enlarge their drawn photographs so.
 
 What is learnt is to undo one stated `kernel`. Three things differ from the paper and change neither the
-network nor its loss: it may start as the best linear filter (`start`), pictures need not be turned (`turns`),
-and where nothing is learnt on a CPU the same numbers are found faster (`EDSRNet.forward`).
+network nor its loss: it may start as the best linear filter (`start`), pictures need not be turned (`turns`;
+both: `docs/decisions/0018-super-resolution-starts-linear.md`), and where nothing is learnt on a CPU the same
+numbers are found faster (`EDSRNet.forward`).
 """
 
 from __future__ import annotations
