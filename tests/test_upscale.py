@@ -9,17 +9,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 
 from fundusforge.cli import main
+from fundusforge.cli.fitting import fit
 from fundusforge.config import to_json
 from fundusforge.images import read_image, read_mask, write_image
-from fundusforge.models.edsr import EDSRConfig
+from fundusforge.models.edsr import EDSRConfig, EDSRNet
 from fundusforge.models.unet import UNetConfig
 from fundusforge.records import Contrast, Mask, Provenance, Record, read_folder, with_mask, write_metadata
 from fundusforge.sample.upscaling import Upscaler
 from fundusforge.training.checkpoint import annotate_metadata, save_model
 from fundusforge.training.loop import Clock
+from fundusforge.training.run import LoopConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Folder = Callable[..., Path]
@@ -169,3 +172,19 @@ def test_an_empty_folder_may_be_written_and_odd_sides_are_taken(model: Path, tmp
     assert run(place, "--model", model, "--out", out) == 0
     assert read_image(out / "images" / "a.png").shape == (34, 46, 3)
     assert read_mask(out / "images" / "a_disc.png").all()
+
+
+def test_training_begins_as_the_filter_of_its_photographs(dataset_folder: Path, tmp_path: Path) -> None:
+    """But not where it goes on, or starts from other weights."""
+    config = EDSRConfig(blocks=1, width=27, crop=32, lr=1e-9)
+    loop = LoopConfig(stop_after="4img", batch=4, workers=0, device="cpu", tensorboard=False)
+    run, other = tmp_path / "run", tmp_path / "other"
+    fit(config, [dataset_folder], run, loop=loop, quiet=True)
+    up = load_file(run / "model.safetensors")["net.up.weight"][:12]
+    cubic = EDSRNet(config).up.weight[:12]
+    assert (up - cubic).abs().max() > 0.01 and torch.isfinite(up).all()
+    fit(replace(config, start="interpolation"), [dataset_folder], other, loop=loop, quiet=True)
+    torch.testing.assert_close(load_file(other / "model.safetensors")["net.up.weight"][:12], cubic)
+    again = tmp_path / "again"
+    fit(config, [dataset_folder], again, loop=loop, warm_start=other, quiet=True)
+    torch.testing.assert_close(load_file(again / "model.safetensors")["net.up.weight"][:12], cubic)
