@@ -100,7 +100,7 @@ def main(c: FewEyes) -> None:
         folder, run = c.out / f"eyes{count}", c.out / f"run{count}"
         kept = subset(c.folder, folder, count, seed=c.seed, masks=config.masks)
         result = fit(config, [folder], run, loop=LoopConfig(**settings), resume=True)
-        if result is None:
+        if result is None or not result["finished"]:
             return
         learnt, held = (
             extractor([resize(read_image(folder / r.image), config.size) for r in kept if r.split == split])

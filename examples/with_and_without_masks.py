@@ -62,7 +62,7 @@ def main(c: Compare) -> None:
     found: dict[str, float | None] = {}
     for name, masks in (("without", ()), ("with", config.masks)):
         result = fit(replace(config, masks=masks), c.folders, c.out / name, loop=loop, resume=True)
-        if result is None:
+        if result is None or not result["finished"]:
             return
         drawer = Drawer.load(c.out / name)
         rows += [drawer.draw(drawer.latent(c.seed, index)).image for index in range(c.images)]
