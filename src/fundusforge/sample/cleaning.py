@@ -159,7 +159,7 @@ def threshold_of(pictures: list[Map], drawn: list[Map]) -> float:
     wanted = sum(np.count_nonzero(picture > COVERED) for picture in pictures)
 
     def surplus(threshold: float) -> int:
-        return abs(sum(np.count_nonzero(followed(one, threshold)) for one in drawn) - wanted)
+        return abs(sum(int(np.count_nonzero(followed(one, threshold))) for one in drawn) - int(wanted))
 
     return float(min(np.arange(0.05, 0.96, 0.025).tolist(), key=surplus))
 
