@@ -43,6 +43,8 @@ SYNTHETIC_XMP = (
     '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
 )
 """XMP packet that declares a picture as made by a trained model (IPTC digital source type)."""
+CHART_XMP = SYNTHETIC_XMP.replace("trainedAlgorithmicMedia", "dataDrivenMedia")
+"""The same of a chart, drawn from numbers."""
 
 
 def read_image(path: Path) -> Image:

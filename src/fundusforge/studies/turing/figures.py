@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fundusforge.images import SYNTHETIC_XMP, encode_image, read_image, resize
+from fundusforge.images import CHART_XMP, SYNTHETIC_XMP, Image, encode_image, read_image, resize
 from fundusforge.records import write_bytes
 from fundusforge.studies.turing.measures import Convincing, Measure, ReaderScore
 from fundusforge.studies.turing.result import Condition, GroupRow
@@ -36,7 +35,7 @@ def draw_groups(path: Path, condition: Condition) -> None:
     from matplotlib.figure import Figure
 
     lines = len(condition.tables)
-    figure = Figure(figsize=(16, 4.4 * lines))
+    figure = Figure(figsize=(16, 4.4 * lines), dpi=100)
     grid = figure.subplots(lines, len(PANELS), squeeze=False)
     figure.subplots_adjust(
         left=0.03, right=0.99, bottom=0.07 / lines, top=1 - 0.2 / lines, hspace=0.38, wspace=0.14
@@ -51,9 +50,7 @@ def draw_groups(path: Path, condition: Condition) -> None:
         for axes, (measure, title) in zip(row, PANELS, strict=True):
             _panel(axes, table.rows, measure, people, colour=colour)
             axes.set_title(title, fontsize=11)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, encode_image(_drawn(figure), xmp=CHART_XMP))
 
 
 def draw_convincing(path: Path, condition: Condition, find: Callable[[str], Path]) -> None:
@@ -68,7 +65,6 @@ def draw_convincing(path: Path, condition: Condition, find: Callable[[str], Path
         OSError: A picture cannot be read, or the file not written.
         ValueError: A file is no picture.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     lines = (("most often taken for real", condition.most_convincing),
@@ -76,16 +72,22 @@ def draw_convincing(path: Path, condition: Condition, find: Callable[[str], Path
     width = max(len(images) for _, images in lines)
     figure = Figure(figsize=(4 * width, 9.3), layout="constrained", dpi=100)
     figure.get_layout_engine().set(h_pad=0.15)  # pyright: ignore
-    canvas = FigureCanvasAgg(figure)
     for line, (title, images) in enumerate(lines):
         for place, one in enumerate(images):
             axes = figure.add_subplot(2, width, line * width + place + 1)
             axes.imshow(_small(find(one.image)))
             axes.set(xticks=[], yticks=[])
             axes.set_title(f"{title if not place else ''}\n{_caption(one)}", fontsize=10, loc="left")
+    write_bytes(path, encode_image(_drawn(figure), xmp=SYNTHETIC_XMP))
+
+
+def _drawn(figure: Any) -> Image:
+    """Return the pixels of a figure, (H, W, 3) uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    pixels = np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
-    write_bytes(path, encode_image(pixels, xmp=SYNTHETIC_XMP))
+    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
 def _panel(
