@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fundusforge.config import to_json
-from fundusforge.evaluate.figures import Figure, figure_of
+from fundusforge.evaluate.figures import Figure
 from fundusforge.studies.augmentation.choice import Choice
 from fundusforge.studies.augmentation.measures import TITLES
 from fundusforge.studies.augmentation.power import Power
 from fundusforge.studies.chain.facts import laid_out
-from fundusforge.studies.chain.result import line
+from fundusforge.studies.chain.result import Report
 
 STUDY, TABLES, METHODS, PICTURES = "study.json", "tables.md", "methods.md", "figures"
 """What a study's folder holds for readers."""
@@ -131,7 +129,7 @@ class Characteristics:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyResult:
+class StudyResult(Report):
     """The content of `study.json`."""
 
     name: str
@@ -156,30 +154,6 @@ class StudyResult:
     version: str
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
     schema: int = 1
-
-    def figure(self, name: str) -> Figure:
-        """Return the figure of that name.
-
-        Raises:
-            KeyError: There is none.
-        """
-        return figure_of(self.figures, name)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what `study.json` holds, as plain values."""
-        return json.loads(to_json(self))
-
-    def lines(self) -> list[dict[str, Any]]:
-        """Return what `docs/results/record.py` takes: one entry for each figure with a value."""
-        return [line(one, self.command) for one in self.figures if one.value is not None]
-
-    def text(self) -> str:
-        """Return tables and sentences for a terminal."""
-        return self._laid_out(markdown=False)
-
-    def markdown(self) -> str:
-        """Return tables and sentences as Markdown."""
-        return self._laid_out(markdown=True)
 
     def _laid_out(self, *, markdown: bool) -> str:
         tables = [self._performance(), self._gains(), self._chosen(), self._curve(), self._supplies()]

@@ -29,7 +29,14 @@ from fundusforge.evaluate.figures import Figure, figure_of
 from fundusforge.records import METADATA, DatasetError, Split, read_folder, write_text
 from fundusforge.studies.chain.facts import laid_out
 from fundusforge.studies.chain.parting import folds_of, write_part
-from fundusforge.studies.chain.result import gain_in_words, gap_in_words, line, over_in_words, slug, words
+from fundusforge.studies.chain.result import (
+    Report,
+    gain_in_words,
+    gap_in_words,
+    over_in_words,
+    slug,
+    words,
+)
 from fundusforge.studies.chain.scores import (
     HELD,
     Cell,
@@ -99,7 +106,7 @@ class FoldsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Folds:
+class Folds(Report):
     """The content of `folds.json`."""
 
     folds: int
@@ -113,30 +120,6 @@ class Folds:
     command: str
     version: str
     schema: int = 1
-
-    def figure(self, name: str) -> Figure:
-        """Return the figure of that name.
-
-        Raises:
-            KeyError: There is none.
-        """
-        return figure_of(self.figures, name)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what `folds.json` holds, as plain values."""
-        return json.loads(to_json(self))
-
-    def lines(self) -> list[dict[str, Any]]:
-        """Return what `docs/results/record.py` takes: one entry for each figure with a value."""
-        return [line(one, self.command) for one in self.figures if one.value is not None]
-
-    def text(self) -> str:
-        """Return means, differences and verdicts for a terminal."""
-        return self._laid_out(markdown=False)
-
-    def markdown(self) -> str:
-        """Return means, differences and verdicts as Markdown."""
-        return self._laid_out(markdown=True)
 
     def _laid_out(self, *, markdown: bool) -> str:
         means = [("Learnt from", "Trees", "Tested on", "Eyes", "F1", "AUC", "F1 over all pixels")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fundusforge.audit.findings import Chance
 from fundusforge.config import to_json
@@ -16,6 +16,49 @@ from fundusforge.studies.chain.leakage import Leak
 
 HELD_OUT = "held-out real"
 """What the real eyes that nobody learnt from are called among the sets."""
+
+
+class Report:
+    """What every result of a study can do: give its figures, plain values, lines to record, and texts."""
+
+    if TYPE_CHECKING:  # a field of some results, worked out by others
+
+        @property
+        def figures(self) -> tuple[Figure, ...]:
+            """Figures, with intervals."""
+            ...
+
+        @property
+        def command(self) -> str:
+            """Command line."""
+            ...
+
+    def figure(self, name: str) -> Figure:
+        """Return the figure of that name.
+
+        Raises:
+            KeyError: There is none.
+        """
+        return figure_of(self.figures, name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the study's JSON file holds, as plain values."""
+        return json.loads(to_json(self))
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return what `docs/results/record.py` takes: one entry for each figure with a value."""
+        return [line(one, self.command) for one in self.figures if one.value is not None]
+
+    def text(self) -> str:
+        """Return tables and sentences for a terminal."""
+        return self._laid_out(markdown=False)
+
+    def markdown(self) -> str:
+        """Return the same as Markdown."""
+        return self._laid_out(markdown=True)
+
+    def _laid_out(self, *, markdown: bool) -> str:
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +81,7 @@ class SetTable:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tables:
+class Tables(Report):
     """The content of `tables.json`."""
 
     sets: tuple[SetTable, ...]
@@ -61,30 +104,6 @@ class Tables:
     def figures(self) -> tuple[Figure, ...]:
         """All figures of all sets."""
         return tuple(figure for one in self.sets for figure in one.figures)
-
-    def figure(self, name: str) -> Figure:
-        """Return the figure of that name.
-
-        Raises:
-            KeyError: There is none.
-        """
-        return figure_of(self.figures, name)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what `tables.json` holds, as plain values."""
-        return json.loads(to_json(self))
-
-    def lines(self) -> list[dict[str, Any]]:
-        """Return what `docs/results/record.py` takes: one entry for each figure with a value."""
-        return [line(one, self.command) for one in self.figures if one.value is not None]
-
-    def text(self) -> str:
-        """Return the tables for a terminal."""
-        return self._laid_out(markdown=False)
-
-    def markdown(self) -> str:
-        """Return the tables as Markdown."""
-        return self._laid_out(markdown=True)
 
     def _laid_out(self, *, markdown: bool) -> str:
         parts = [f"Reference: {self.reference} of {self.real.folder}. Maps {self.maps}."]

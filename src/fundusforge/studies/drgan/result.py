@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fundusforge.config import to_json
-from fundusforge.evaluate.figures import Figure, figure_of
+from fundusforge.evaluate.figures import Figure
 from fundusforge.records import write_text
 from fundusforge.studies.chain.facts import laid_out
-from fundusforge.studies.chain.result import line
+from fundusforge.studies.chain.result import Report, line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Table:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class Result(Report):
     """The content of `<part>.json`."""
 
     part: str
@@ -41,18 +41,6 @@ class Result:
     """Of fundusforge."""
     schema: int = 1
 
-    def figure(self, name: str) -> Figure:
-        """Return the figure of that name.
-
-        Raises:
-            KeyError: There is none.
-        """
-        return figure_of(self.figures, name)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what `<part>.json` holds, as plain values."""
-        return json.loads(to_json(self))
-
     def lines(self) -> list[dict[str, Any]]:
         """Return what `docs/results/record.py` takes: each figure with a value.
 
@@ -60,14 +48,6 @@ class Result:
         real photographs against each other, `..._floor`.
         """
         return [entry for one in self.figures for entry in _entries(one, self.command)]
-
-    def text(self) -> str:
-        """Return tables, sentences and warnings for a terminal."""
-        return self._laid_out(markdown=False)
-
-    def markdown(self) -> str:
-        """Return the same as Markdown."""
-        return self._laid_out(markdown=True)
 
     def write(self, out: Path) -> None:
         """Write `<part>.json`, and the lines for `docs/results/record.py` as `<part>.jsonl`.
