@@ -165,7 +165,7 @@ def test_models_lists_what_can_be_trained(capsys: pytest.CaptureFixture[str]) ->
     assert run("models", "--json") == 0
     listed = json.loads(capsys.readouterr().out)
     assert set(listed["families"]) == {
-        "unet", "pix2pix", "drgan", "vae", "edsr", "pggan", "stylegan", "encoder", "selfsupervised",
+        "unet", "pix2pix", "drgan", "flow", "vae", "edsr", "pggan", "stylegan", "encoder", "selfsupervised",
         "classifier",
     }  # fmt: skip
     assert "drive" in listed["families"]["unet"]["presets"]

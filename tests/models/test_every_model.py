@@ -27,6 +27,7 @@ from fundusforge.models.classifier import ClassifierConfig
 from fundusforge.models.drgan import DRGANConfig
 from fundusforge.models.edsr import EDSRConfig
 from fundusforge.models.encoder import Encoder, EncoderConfig
+from fundusforge.models.flow import FlowConfig
 from fundusforge.models.pggan import PGGANConfig
 from fundusforge.models.recipe import Recipe, check_masks
 from fundusforge.models.selfsupervised import SelfSupervisedConfig
@@ -60,6 +61,12 @@ TINY = {
     ),
     "drgan-plain": DRGANConfig(
         masks=("vessels", "disc"), size=64, width=4, blocks=0, agm=False, attention=False, classification=0.0
+    ),
+    "flow": FlowConfig(
+        masks=("vessels", "hard_exudates"), size=64, patch=8, widths=(8, 16), blocks=1, style=8, steps=2
+    ),
+    "flow-plain": FlowConfig(
+        masks=("vessels",), size=64, patch=8, widths=(8,), style=8, grades=False, regions=0.0, steps=2
     ),
     "pggan": PGGANConfig(widths=(8, 8, 8, 8), latent=8),
     "pggan-mri": PGGANConfig(widths=(8, 8, 8), latent=8, masks=("oedema",), contrasts=("t1", "t2")),
@@ -186,7 +193,7 @@ def test_the_loss_of_a_fixed_batch_falls(config: AnyConfig) -> None:
     key = {
         "unet": "cross_entropy", "pix2pix": "l1", "selfsupervised": "damage", "classifier": "classification",
         "pggan": "wasserstein", "encoder": "squared", "stylegan": "drawn", "edsr": "l1",
-        "vae": "focal", "drgan": "perceptual",
+        "vae": "focal", "drgan": "perceptual", "flow": "velocity",
     }[config.kind]  # fmt: skip
     history = []
     for _ in range(12):

@@ -169,7 +169,7 @@ def test_trained_from_a_folder_then_sampled(
     assert main(["sample", str(run), "--severity", "1", "--out", str(tmp_path / "x")]) != 0
     assert main(["sample", "--severity", "1", "--out", str(tmp_path / "x")]) != 0
     said = capsys.readouterr().err
-    assert "give one" in said and "never saw grade 1" in said and "needs a drgan or stylegan" in said
+    assert "give one" in said and "never saw grade 1" in said and "needs a drgan, flow or stylegan" in said
 
 
 def test_training_needs_grades_and_masks_that_somebody_knows(dataset_folder: Path, tmp_path: Path) -> None:

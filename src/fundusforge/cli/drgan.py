@@ -207,6 +207,8 @@ class Drgan:
         given = {"batch": self.batch, "threads": self.threads, "stop_after": self.stop_after}
         settings: dict[str, Any] = {**LOOPS["drgan"], "seed": self.seed, "device": self.device}
         settings |= {name: value for name, value in given.items() if value is not None}
+        if self.batch is not None and self.batch % settings["accumulate"]:
+            settings["accumulate"] = 1
 
         def train(model: DRGANConfig, run: Path) -> None:
             fit(model, self.folders, run, loop=LoopConfig(**settings), resume=True, quiet=self.quiet)

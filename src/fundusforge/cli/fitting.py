@@ -19,6 +19,7 @@ from torch import nn
 from fundusforge.annotate.segmenter import Probability, Segmenter, field_extent, known_patients
 from fundusforge.cli import classifying, drawing, grading, trees
 from fundusforge.cli.judges import (
+    Painting,
     Shown,
     field_of,
     painting_judge,
@@ -36,6 +37,7 @@ from fundusforge.models.classifier import Classification, ClassifierConfig
 from fundusforge.models.drgan import DRGANConfig
 from fundusforge.models.edsr import EDSRConfig, EDSRNet, fitted
 from fundusforge.models.encoder import EncoderConfig
+from fundusforge.models.flow import FlowConfig
 from fundusforge.models.pggan import PGGANConfig
 from fundusforge.models.pix2pix import Generator, Pix2PixConfig
 from fundusforge.models.recipe import Recipe
@@ -87,7 +89,7 @@ def fit(
         loop: How to train.
         resume: Go on where the run stood.
         warm_start: Weights to start from.
-        segmenter: For pix2pix and drgan, a vessel model that shares no patient with the training images.
+        segmenter: For models that paint, a vessel model that shares no patient with the training images.
         quiet: No progress on standard error.
 
     Returns:
@@ -117,6 +119,7 @@ def fit(
     if isinstance(config, DRGANConfig):
         spaces_run = config.grader
         config, grader = grading.settled(config, loop)
+    if isinstance(config, DRGANConfig | FlowConfig):
         learnt = grading.learnable(config, learnt)
     # A model's first weights are drawn here, before the loop takes the seeding over.
     torch.manual_seed(loop.seed)
@@ -125,7 +128,7 @@ def fit(
         Path("/"), learnt, recipe.view, batch=loop.batch, seed=loop.seed, rank=process.rank,
         world=process.world, workers=loop.workers, cache_gb=loop.cache_gb,
     )  # fmt: skip
-    if isinstance(config, Pix2PixConfig | DRGANConfig) and warm_start and not (run / STATE).exists():
+    if isinstance(config, Painting) and warm_start and not (run / STATE).exists():
         # Not in the loop, because what is measured on this data must replace what was on the older data.
         print(f"warm start from {warm_start}: {load_warm(recipe.nets, warm_start)}", file=sys.stderr)
         warm_start = None
@@ -135,6 +138,8 @@ def fit(
             if not (run / STATE).exists():
                 generator = cast(drgan.Generator, recipe.nets["generator"])
                 grading.give_spaces(generator, grading.spaces_of(grader, spaces_run, learnt))
+        validation = painting_judge(config, judged, segmenter, learnt)
+    elif isinstance(config, FlowConfig):
         validation = painting_judge(config, judged, segmenter, learnt)
     elif isinstance(config, Pix2PixConfig):
         fit_codes(cast(Generator, recipe.nets["generator"]), config, [learnt[i] for i in batches.members])
@@ -284,7 +289,7 @@ def fit_run(run: Path, config: SelfSupervisedConfig, records: Sequence[Record]) 
 
 def released(run: Path, config: AnyConfig) -> nn.ModuleDict:
     """Networks that a run released, in evaluation mode."""
-    if isinstance(config, Pix2PixConfig | DRGANConfig):
+    if isinstance(config, Painting):
         return nn.ModuleDict({"generator": load_painter(run).generator})
     tensors, _ = checkpoint.load_model(model_file(run), kind=config.kind)
     recipe = cast(Recipe, config.build())

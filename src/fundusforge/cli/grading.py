@@ -15,6 +15,7 @@ from fundusforge.cli.classifying import SPACES, squares_of
 from fundusforge.cli.command import say
 from fundusforge.cli.judges import spread
 from fundusforge.models.drgan import DRGANConfig, Generator
+from fundusforge.models.flow import FlowConfig
 from fundusforge.records import DatasetError, Record
 from fundusforge.training.batches import knows
 from fundusforge.training.run import LoopConfig, parse_budget
@@ -56,7 +57,7 @@ def settled(config: DRGANConfig, loop: LoopConfig) -> tuple[DRGANConfig, Grader 
     return replace(config, grader=None, vector=grader.net.head.in_features), grader
 
 
-def learnable(config: DRGANConfig, records: Sequence[Record]) -> list[Record]:
+def learnable(config: DRGANConfig | FlowConfig, records: Sequence[Record]) -> list[Record]:
     """Return the records that have a grade, where one is needed.
 
     A lesion that a record does not know is shown to the networks as unknown, but one that no record knows
@@ -66,12 +67,13 @@ def learnable(config: DRGANConfig, records: Sequence[Record]) -> list[Record]:
         DatasetError: No record has a grade, or knows one of the masks.
     """
     graded = [record for record in records if record.grade is not None]
-    if not graded and (config.agm or config.classification):
+    needed = isinstance(config, DRGANConfig) and (config.agm or config.classification > 0)
+    if not graded and needed:
         raise DatasetError(
             f"none of {len(records)} training images has a grade, which this generator learns; `fundusforge "
             "annotate` can add predicted grades"
         )
-    kept = graded if config.agm or config.classification else list(records)
+    kept = graded if needed else list(records)
     for name in config.conditions:
         if not any(name in record.masks for record in kept):
             raise DatasetError(

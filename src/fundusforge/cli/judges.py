@@ -13,20 +13,23 @@ from torch import nn
 from fundusforge.annotate.segmenter import Segmenter, known_patients
 from fundusforge.evaluate.vessels import best_threshold, vessel_scores
 from fundusforge.images import colour_code, read_image, read_mask, resize
-from fundusforge.models import drgan, pix2pix
+from fundusforge.models import drgan, flow, pix2pix
 from fundusforge.models.drgan import DRGANConfig
 from fundusforge.models.edsr import EDSRConfig, EDSRNet
+from fundusforge.models.flow import FlowConfig
 from fundusforge.models.pix2pix import Pix2PixConfig
 from fundusforge.models.selfsupervised import SelfSupervisedConfig, pretext_scores
 from fundusforge.models.unet import Segmentation, UNetConfig
 from fundusforge.records import DatasetError, Record
 from fundusforge.sample.painter import Painter
-from fundusforge.sample.severity_painter import AnyPainter, SeverityPainter
+from fundusforge.sample.severity_painter import AnyPainter, FlowPainter, SeverityPainter
 from fundusforge.sample.upscaling import Upscaler, bicubic, psnr, shrink
 from fundusforge.training.batches import Batches, knows
 from fundusforge.training.loop import Validation
 
 T = TypeVar("T")
+Painting = Pix2PixConfig | DRGANConfig | FlowConfig
+"""Models that paint on masks."""
 ENLARGED = 8
 """Images of split `val` that a super-resolution network enlarges each time it is judged."""
 
@@ -93,7 +96,7 @@ def segmentation_judge(
 
 
 def painting_judge(
-    config: Pix2PixConfig | DRGANConfig,
+    config: Painting,
     records: Sequence[Record],
     segmenter: Path | None,
     learnt: Sequence[Record],
@@ -149,9 +152,11 @@ def painting_judge(
 
 
 def painter_of(generator: nn.Module) -> AnyPainter:
-    """Return what paints with a generator of either family."""
+    """Return what paints with a generator of any family that does."""
     if isinstance(generator, drgan.Generator):
         return SeverityPainter(generator=generator)
+    if isinstance(generator, flow.Generator):
+        return FlowPainter(generator=generator)
     return Painter(generator=cast(pix2pix.Generator, generator))
 
 

@@ -62,11 +62,11 @@ class Sample:
     truncation: float = 1.0
     """stylegan: below 1 nearer to the mean picture, better and more alike; 0.7 is usual."""
     grade: int | None = None
-    """stylegan, drgan: grade to draw, 0 to 4, if the model was trained with grades; also that of imitated
-    lesions."""
+    """stylegan, drgan, flow: grade to draw, 0 to 4, if the model was trained with grades; also that of
+    imitated lesions."""
     severity: float | None = None
-    """drgan: severity to paint, 0 to 4, between grades too; if neither it nor --grade is given, that of the
-    structure, or what the masks speak for."""
+    """drgan, flow: severity to paint, 0 to 4, between grades too; if neither it nor --grade is given, that of
+    the structure, or what the masks speak for."""
     finding: tuple[str, ...] = ()
     """stylegan: findings to draw, if the model was trained with them."""
     jobs: int = 1
@@ -81,7 +81,8 @@ class Sample:
     def run(self) -> int:
         """Sample."""
         from fundusforge.sample.latents import DRAWING
-        from fundusforge.sample.severity_painter import SeverityPainter, load_painter
+        from fundusforge.sample.painter import Painter
+        from fundusforge.sample.severity_painter import load_painter
         from fundusforge.sample.stage import SampleConfig, sample
         from fundusforge.training.checkpoint import read_metadata
 
@@ -91,7 +92,7 @@ class Sample:
         if self.truncation != 1 or self.finding:
             raise UsageError("--truncation and --finding need a stylegan MODEL")
         painter = load_painter(path, device=self.device)
-        severity = self._severity(taken=isinstance(painter, SeverityPainter))
+        severity = self._severity(taken=not isinstance(painter, Painter))
         config = SampleConfig(
             count=self.count, seed=self.seed, masks=self.masks, split=self.split, size=self.size,
             camera=self.camera, severity=severity, lesions=self.lesions,
@@ -122,7 +123,7 @@ class Sample:
             return None  # the masks show it
         if asked and not taken:
             name = "--grade" if self.grade is not None else "--severity"
-            raise UsageError(f"{name} needs a drgan or stylegan MODEL")
+            raise UsageError(f"{name} needs a drgan, flow or stylegan MODEL")
         return float(asked[0]) if asked else None
 
     def _draw(self, path: Path) -> int:

@@ -64,7 +64,7 @@ class Series:
     def run(self) -> int:
         """Make the series."""
         from fundusforge.sample.layout_statistics import read_statistics
-        from fundusforge.sample.series import SeriesConfig, series, shown_by, takes_grade
+        from fundusforge.sample.series import SeriesConfig, series, shown_by
         from fundusforge.sample.severity_painter import load_painter
 
         config = SeriesConfig(
@@ -76,9 +76,7 @@ class Series:
         shown = shown_by(painter)
         if not shown:
             told = (
-                "only the grade it is told makes a difference"
-                if takes_grade(painter)
-                else "all grades look alike"
+                "only the grade it is told makes a difference" if painter.graded else "all grades look alike"
             )
             say(f"warning: {painter.name} takes no masks of lesions: {told}")
         total = self.count * len(config.grades)

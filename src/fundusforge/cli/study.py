@@ -187,7 +187,7 @@ def draw(task: Drawing) -> None:
     """Draw synthetic images with a trained generator."""
     from fundusforge.cli.chaining import CHAIN, sample_chain
     from fundusforge.sample.latents import DRAWING, Drawer
-    from fundusforge.sample.severity_painter import SeverityPainter, load_painter
+    from fundusforge.sample.severity_painter import load_painter
     from fundusforge.sample.stage import SampleConfig, sample
     from fundusforge.training.checkpoint import read_metadata
 
@@ -198,12 +198,11 @@ def draw(task: Drawing) -> None:
         _draw_vectors(task, Drawer.load(task.run, device=task.device))
         return
     painter = load_painter(task.run, device=task.device)
-    steered = isinstance(painter, SeverityPainter) and painter.config.agm
     imitated = task.supply.lesions == "imitated"
     config = SampleConfig(
         count=task.count, seed=task.seed, lesions=task.supply.lesions,
         masks=str(task.real) if task.supply.masks == "train" else task.supply.masks,
-        severity=float(task.grade) if task.grade is not None and steered else None,
+        severity=float(task.grade) if task.grade is not None and painter.graded else None,
         grade=task.grade if imitated else None,
     )  # fmt: skip
     list(sample(painter, task.out, config))

@@ -21,11 +21,11 @@ class Train(Generic[M]):
     """Train a model on dataset folders.
 
     FAMILY is the kind of model: `unet` finds structures (vessels, disc, lesions) in photographs, `pix2pix`
-    paints photographs on structure masks, `drgan` also of a wanted severity, `vae` draws such masks, `edsr`
-    doubles the side of photographs, `pggan` and `stylegan` draw photographs and masks together, `encoder`
-    finds what they would draw a photograph from (it needs no folder), `classifier` grades images or tells
-    findings, `selfsupervised` learns features without labels. Images of split `train` are learnt from, those
-    of split `val` only judge; folders may be several, and no patient may stand in two splits.
+    paints photographs on structure masks, `drgan` and `flow` also of a wanted severity, `vae` draws such
+    masks, `edsr` doubles the side of photographs, `pggan` and `stylegan` draw photographs and masks together,
+    `encoder` finds what they would draw a photograph from (it needs no folder), `classifier` grades images or
+    tells findings, `selfsupervised` learns features without labels. Images of split `train` are learnt from,
+    those of split `val` only judge; folders may be several, and no patient may stand in two splits.
     `fundusforge train FAMILY --help` shows every setting of a family; `fundusforge models` lists the presets.
 
     The run folder then holds model.safetensors (the latest), best.safetensors (the best on `val`), log.jsonl,
@@ -40,8 +40,8 @@ class Train(Generic[M]):
     """
 
     family: Annotated[str, Positional, arg(metavar="FAMILY")]
-    """Kind of model: unet, pix2pix, drgan, vae, edsr, pggan, stylegan, encoder, classifier or selfsupervised.
-    """
+    """Kind of model: unet, pix2pix, drgan, flow, vae, edsr, pggan, stylegan, encoder, classifier or
+    selfsupervised."""
     folders: Annotated[tuple[Path, ...], Positional, arg(metavar="FOLDER ...")] = ()
     """Dataset folders, as `fundusforge prepare` makes them."""
     out: Annotated[Path, arg(metavar="RUN")]
@@ -56,8 +56,8 @@ class Train(Generic[M]):
     warm_start: Annotated[Path | None, arg(metavar="FILE")] = None
     """Run folder or safetensors file whose weights to start from, where names and shapes fit."""
     segmenter: Annotated[Path | None, arg(metavar="RUN")] = None
-    """pix2pix, drgan: keep as best the generator on whose images this vessel model finds the painted vessels
-    again."""
+    """pix2pix, drgan, flow: keep as best the generator on whose images this vessel model finds the painted
+    vessels again."""
     seed: int | None = None
     """Seed of every random draw; the same as --loop.seed."""
     quiet: bool = False

@@ -10,6 +10,7 @@ from fundusforge.models.classifier import ClassifierConfig
 from fundusforge.models.drgan import DRGANConfig
 from fundusforge.models.edsr import EDSRConfig
 from fundusforge.models.encoder import EncoderConfig
+from fundusforge.models.flow import FlowConfig
 from fundusforge.models.pggan import PGGANConfig
 from fundusforge.models.pix2pix import Pix2PixConfig
 from fundusforge.models.selfsupervised import SelfSupervisedConfig
@@ -22,6 +23,7 @@ AnyConfig = (
     UNetConfig
     | Pix2PixConfig
     | DRGANConfig
+    | FlowConfig
     | PGGANConfig
     | StyleGANConfig
     | EncoderConfig
@@ -124,6 +126,16 @@ PRESETS: dict[str, dict[str, tuple[str, AnyConfig]]] = {
             DRGANConfig(
                 masks=("vessels", "disc", *LESIONS), size=256, width=16, steering=1.0, pixels=20.0, lr=2e-4
             ),
+        ),
+    },
+    "flow": {
+        "small": (
+            "256 px, for a CPU",
+            FlowConfig(),
+        ),
+        "gpu512": (
+            "512 px, wider; for a GPU",
+            FlowConfig(size=512, widths=(128, 256, 384, 512), style=512, steps=25),
         ),
     },
     "pggan": {
@@ -249,6 +261,7 @@ LOOPS: dict[str, dict[str, object]] = {
     "unet": {"batch": 8, "schedule": "cosine", "warmup": 800, "ema_images": 4000.0},
     "pix2pix": {"batch": 1, "ema_images": 1000.0, "channels_last": False},
     "drgan": {"batch": 16, "accumulate": 4, "ema_images": 4000.0},
+    "flow": {"batch": 8, "ema_images": 4000.0, "warmup": 800, "clip": 1.0},
     "pggan": {"batch": 16, "ema_images": 10000.0, "ema_rampup": 0.05},
     "stylegan": {"batch": 16, "ema_images": 10000.0, "ema_rampup": 0.05, "patience": 12},
     "encoder": {"batch": 16, "ema_images": 2000.0},

@@ -8,6 +8,7 @@ learns at the same pace.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,23 @@ SLOPE = 0.2
 """Of the leaky rectifier for negative values."""
 
 
+class Kept:
+    """A tensor made of weights; while nothing is learnt it is kept until the weights change."""
+
+    def __init__(self) -> None:
+        """Keep nothing yet."""
+        self._kept: tuple[tuple[int, int], Tensor] | None = None
+
+    def __call__(self, weight: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return what `make` makes of the weights."""
+        if torch.is_grad_enabled() or weight.is_inference():  # the latter have no version
+            return make(weight)
+        state = weight._version, weight.data_ptr()
+        if self._kept is None or self._kept[0] != state:
+            self._kept = state, make(weight)
+        return self._kept[1]
+
+
 class EqualConv(nn.Module):
     """Convolution of stride 1 with padding that keeps the size, at the equalised learning rate."""
 
@@ -28,23 +46,18 @@ class EqualConv(nn.Module):
         self.weight = nn.Parameter(torch.randn(outputs, inputs, side, side))
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.scale = gain / math.sqrt(inputs * side * side)
-        self._kept: tuple[tuple[int, int], Tensor] | None = None
+        self._kept = Kept()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, inputs, H, W) to (N, outputs, H, W)."""
         return F.conv2d(x, self.kernel(), self.bias, padding=self.weight.shape[-1] // 2)
 
     def kernel(self) -> Tensor:
-        """Return the kernel as it is used; while nothing is learnt it is kept until the weights change."""
-        if torch.is_grad_enabled() or self.weight.is_inference():  # the latter have no version
-            return self._kernel()
-        state = self.weight._version, self.weight.data_ptr()
-        if self._kept is None or self._kept[0] != state:
-            self._kept = state, self._kernel()
-        return self._kept[1]
+        """Return the kernel as it is used."""
+        return self._kept(self.weight, self._kernel)
 
-    def _kernel(self) -> Tensor:
-        return self.weight * self.scale
+    def _kernel(self, weight: Tensor) -> Tensor:
+        return weight * self.scale
 
 
 class UpConv(EqualConv):
@@ -74,8 +87,8 @@ class UpConv(EqualConv):
             out[:, :, row::2, column::2] = part[:, :, row : row + height, column : column + width]
         return out
 
-    def _kernel(self) -> Tensor:
-        return phases(self.weight * self.scale).contiguous(memory_format=torch.channels_last)
+    def _kernel(self, weight: Tensor) -> Tensor:
+        return phases(weight * self.scale).contiguous(memory_format=torch.channels_last)
 
 
 def phases(weight: Tensor) -> Tensor:

@@ -46,15 +46,20 @@ def feature_distance(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
 
 
 def regional_error(fake: Tensor, real: Tensor, masks: Tensor) -> Tensor:
-    """Mean absolute error over each mask, averaged over those that cover anything, so that small ones count.
+    """Mean absolute error of (N, C, H, W) over each mask; see `regional_mean`."""
+    return regional_mean((fake - real).abs(), masks)
+
+
+def regional_mean(values: Tensor, masks: Tensor) -> Tensor:
+    """Mean over each mask, averaged over those that cover anything, so that small ones count; 0 if none does.
 
     Args:
-        fake: (N, C, H, W).
-        real: The same shape.
+        values: (N, C, H, W).
         masks: (N, M, H, W) in [0, 1].
     """
-    error, area = (fake - real).abs().mean(1, keepdim=True), masks.sum((0, 2, 3))
-    return ((error * masks).sum((0, 2, 3)) / area.clamp_min(1e-6))[area > 0].mean()
+    area = masks.sum((0, 2, 3))
+    means = (values.mean(1, keepdim=True) * masks).sum((0, 2, 3)) / area.clamp_min(1e-6)
+    return (means * (area > 0)).sum() / (area > 0).sum().clamp_min(1)
 
 
 def masked_mean(values: Tensor, weights: Tensor) -> Tensor:

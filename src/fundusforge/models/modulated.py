@@ -17,7 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fundusforge.models.equalized import GAIN, EqualConv, EqualLinear, leaky, minibatch_deviation, pixel_norm
+from fundusforge.models.equalized import (
+    GAIN,
+    EqualConv,
+    EqualLinear,
+    Kept,
+    leaky,
+    minibatch_deviation,
+    pixel_norm,
+)
 
 FIRST = 4
 """Side in pixels of the first level."""
@@ -45,7 +53,7 @@ class Dense(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, inputs) to (N, outputs)."""
         gain = GAIN if self.active else 1.0
-        found = F.linear(x, self.weight * (self.scale * gain), self.bias * (self.rate * gain))
+        found = F.linear(x * (self.scale * gain), self.weight, self.bias * (self.rate * gain))
         return leaky(found) if self.active else found
 
 
@@ -85,6 +93,7 @@ class StyleConv(nn.Module):
         self.strength = nn.Parameter(torch.zeros(()))
         self.register_buffer("noise", torch.randn(side, side))
         self.up = up
+        self._lengths = Kept()
 
     def forward(self, x: Tensor, style: Tensor, noise: Tensor | None = None) -> Tensor:
         """Map (N, inputs, H, W) and styles (N, style) to (N, outputs, S, S).
@@ -98,20 +107,23 @@ class StyleConv(nn.Module):
         weight = self.weight
         x = x * scales[:, :, None, None]
         x = blurred(spaced(x, weight), 4.0, 1) if self.up else F.conv2d(x, weight, padding=1)
-        length = scales.square() @ weight.square().sum((2, 3)).t()
-        factor = ((length + 1e-8).rsqrt() * GAIN)[:, :, None, None]
+        factor = self._factor(scales)[:, :, None, None]
         x = torch.addcmul((self.bias * GAIN)[None, :, None, None], x, factor)
         return leaky(x.add_((self.noise if noise is None else noise) * (self.strength * GAIN)))
 
     def alone(self, x: Tensor, style: Tensor) -> Tensor:
         """The same for one image (1, inputs, H, W) with the layer's own noise; nothing is learnt from it."""
-        scales = self.affine(style)[0]
-        kernel = self.weight * scales[:, None, None]
-        kernel = kernel * (kernel.square().sum((1, 2, 3), keepdim=True) + 1e-8).rsqrt().mul_(GAIN)
+        scales = self.affine(style)
+        kernel = self.weight * (scales * self._factor(scales).t())[:, :, None, None]
         kernel = kernel.contiguous(memory_format=torch.channels_last)
         bias = self.bias * GAIN
         x = blurred(spaced(x, kernel), 4.0, 1, bias) if self.up else F.conv2d(x, kernel, bias, padding=1)
         return leaky(x.add_(self.noise * (self.strength * GAIN)))
+
+    def _factor(self, scales: Tensor) -> Tensor:
+        """Gain over the lengths (N, outputs) of the kernels that `scales` (N, inputs) scales."""
+        lengths = self._lengths(self.weight, lambda weight: weight.square().sum((2, 3)))
+        return (scales.square() @ lengths.t() + 1e-8).rsqrt() * GAIN
 
 
 class Paint(nn.Module):

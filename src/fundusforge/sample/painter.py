@@ -74,6 +74,11 @@ class Painter:
         """Masks that it paints on."""
         return self.config.masks
 
+    @property
+    def graded(self) -> bool:
+        """Whether a severity can be asked for: this generator paints the masks alone."""
+        return False
+
     def check_size(self, size: int) -> None:
         """Refuse a side that the generator cannot paint.
 

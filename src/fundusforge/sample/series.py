@@ -32,7 +32,7 @@ from fundusforge.sample.conditions import Condition, Conditions, draw_seed
 from fundusforge.sample.frame import Frame
 from fundusforge.sample.layout_statistics import LayoutStatistics
 from fundusforge.sample.layouts import Layout, imitate
-from fundusforge.sample.severity_painter import AnyPainter, SeverityPainter
+from fundusforge.sample.severity_painter import AnyPainter
 from fundusforge.sample.stage import stamps
 from fundusforge.sample.supply import supply_of
 from fundusforge.severity import LESIONS, grade
@@ -168,11 +168,6 @@ def series(
 def shown_by(painter: AnyPainter) -> tuple[str, ...]:
     """Return the masks of lesions that a generator takes."""
     return tuple(name for name in painter.masks if name in VISIBLE)
-
-
-def takes_grade(painter: AnyPainter) -> bool:
-    """Whether a generator is told the grade, beside the masks."""
-    return isinstance(painter, SeverityPainter) and painter.config.agm
 
 
 def _written(

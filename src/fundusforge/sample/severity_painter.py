@@ -1,4 +1,4 @@
-"""A trained generator that paints a wanted severity on masks, with the same promise as `painter`."""
+"""Trained generators that paint a wanted severity on masks, with the same promise as `painter`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fundusforge.images import Grey, Image
+from fundusforge.models import flow
 from fundusforge.models.drgan import DRGANConfig, Generator
+from fundusforge.models.flow import FlowConfig
 from fundusforge.records import DatasetError
 from fundusforge.sample.painter import Choice, Painter, loaded, photograph, stacked
 from fundusforge.training.checkpoint import model_file, read_metadata
@@ -54,6 +56,11 @@ class SeverityPainter:
     def masks(self) -> tuple[str, ...]:
         """Masks that it paints on."""
         return self.config.conditions
+
+    @property
+    def graded(self) -> bool:
+        """Whether a severity can be asked for, beyond what the masks show."""
+        return self.config.agm
 
     def check_size(self, size: int) -> None:
         """Refuse a side that the generator cannot paint.
@@ -149,9 +156,134 @@ class SeverityPainter:
         return photograph(net(masks, vector, noise)[0], field_of_view)
 
     def _layers(self, stack: NDArray[np.uint8], field_of_view: Grey) -> Tensor:
-        """Masks and field of view as (1, C + 1, S, S) of 0 and 1 on the generator's device."""
-        layers = np.concatenate([stack, field_of_view[None]]) > 0
-        return torch.from_numpy(layers.astype(np.float32))[None].to(self.generator.seen.device)
+        return _layers(stack, field_of_view, like=self.generator.seen)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FlowPainter:
+    """A generator by flow matching, ready to be used on its own."""
+
+    generator: flow.Generator
+    """In evaluation mode, on its device."""
+    name: str = "generator"
+    """Name and first digits of the SHA-256 of its weights."""
+    terms: tuple[str, ...] = ()
+    """Terms of the data sets it was trained on, each `source: terms`."""
+    patients: frozenset[str] = frozenset()
+    """Digests of the patients it was trained on."""
+
+    @classmethod
+    def load(cls, path: Path, *, device: str = "auto") -> FlowPainter:
+        """Load a generator from a run folder or a file of weights; see `SeverityPainter.load`.
+
+        Raises:
+            CheckpointError, ConfigError: Missing, truncated or foreign weights, or another family's.
+            DatasetError: No such device.
+        """
+        return cls(**loaded(model_file(Path(path)), FlowConfig, flow.Generator, device=device))
+
+    @property
+    def config(self) -> FlowConfig:
+        """Configuration of the generator."""
+        return self.generator.config
+
+    @property
+    def masks(self) -> tuple[str, ...]:
+        """Masks that it paints on."""
+        return self.config.masks
+
+    @property
+    def graded(self) -> bool:
+        """Whether a severity can be asked for, beyond what the masks show."""
+        return self.config.grades
+
+    def check_size(self, size: int) -> None:
+        """Refuse a side that the generator cannot paint.
+
+        Raises:
+            DatasetError: The levels do not divide the side, or it is outside 64 to 2048.
+        """
+        step = self.config.step
+        if size % step or not max(64, 2 * step) <= size <= 2048:
+            raise DatasetError(
+                f"size {size}: {self.name} paints sides that are multiples of {step}, 64 to 2048 px"
+            )
+
+    def check_wish(self, *, camera: str | None, severity: float | None) -> None:
+        """Refuse what the generator cannot be asked for.
+
+        Raises:
+            DatasetError: A camera; or a severity outside 0 to 4, of which no photograph was learnt, or of a
+                model without grades.
+        """
+        if camera is not None:
+            raise DatasetError(f"{self.name}: a flow model knows no cameras, so not {camera!r}")
+        if severity is not None:
+            try:
+                self.generator.check(severity)
+            except ValueError as error:
+                raise DatasetError(f"{self.name}: {error}") from None
+
+    def stack(
+        self, masks: Mapping[str, Grey], field_of_view: Grey, *, size: int
+    ) -> tuple[NDArray[np.uint8], Grey]:
+        """Bring masks to what the generator takes; see `Painter.stack`."""
+        return stacked(masks, field_of_view, names=self.masks, size=size)
+
+    def choose(
+        self,
+        stack: NDArray[np.uint8],
+        field_of_view: Grey,
+        random: torch.Generator,
+        *,
+        grade: int | None,
+        camera: str | None = None,
+        severity: float | None = None,
+    ) -> Choice:
+        """Choose the severity: as asked, or that of the structure, or none, and then the masks say all.
+
+        Args:
+            stack: Not read.
+            field_of_view: Not read.
+            random: Not read: nothing is left to chance here.
+            grade: Grade of the structure, if it is known.
+            camera: None (see `check_wish`).
+            severity: 0 to 4, between grades too.
+
+        Returns:
+            The severity as code, and the grade next to it.
+        """
+        if severity is None and self.graded and grade is not None and self.generator.known[grade]:
+            severity = float(grade)
+        if severity is None:
+            return Choice(grade=grade)
+        return Choice(code=np.array([severity], np.float32), grade=int(severity + 0.5))
+
+    @torch.inference_mode()
+    def paint(
+        self, stack: NDArray[np.uint8], field_of_view: Grey, *, seed: int, code: NDArray[np.float32] | None
+    ) -> Image:
+        """Paint one photograph, by itself.
+
+        Args:
+            stack: (C, S, S) uint8 masks of `stack`.
+            field_of_view: (S, S) uint8, 0 or 255.
+            seed: Seed of the noise.
+            code: (1,) severity, 0 to 4; left open if None.
+
+        Returns:
+            (S, S, 3) uint8 RGB, black outside the field of view.
+        """
+        masks = _layers(stack, field_of_view, like=self.generator.known)
+        noise = _normal(torch.Generator().manual_seed(seed), 3, *field_of_view.shape, like=masks)
+        severity = masks.new_tensor([float("nan")] if code is None else code.tolist())
+        return photograph(self.generator.drawn(masks, severity, noise)[0], field_of_view)
+
+
+def _layers(stack: NDArray[np.uint8], field_of_view: Grey, *, like: Tensor) -> Tensor:
+    """Masks and field of view as (1, C + 1, S, S) of 0 and 1 on a tensor's device."""
+    layers = np.concatenate([stack, field_of_view[None]]) > 0
+    return torch.from_numpy(layers.astype(np.float32))[None].to(like.device)
 
 
 def _normal(random: torch.Generator, *shape: int, like: Tensor) -> Tensor:
@@ -159,17 +291,20 @@ def _normal(random: torch.Generator, *shape: int, like: Tensor) -> Tensor:
     return torch.randn(1, *shape, generator=random).to(like.device)
 
 
-AnyPainter = Painter | SeverityPainter
+AnyPainter = Painter | SeverityPainter | FlowPainter
 """Whatever paints on masks."""
 
 
 def load_painter(path: Path | None = None, *, device: str = "auto") -> AnyPainter:
-    """Load a generator of either family; the embedded one if `path` is None.
+    """Load a generator of any family that paints; the embedded one if `path` is None.
 
     Raises:
         CheckpointError, ConfigError: Missing, truncated or foreign weights, or another family's.
         DatasetError: No embedded weights in this installation, or no such device.
     """
-    if path is not None and read_metadata(path).get("kind") == DRGANConfig.kind:
+    kind = read_metadata(path).get("kind") if path is not None else None
+    if path is not None and kind == DRGANConfig.kind:
         return SeverityPainter.load(path, device=device)
+    if path is not None and kind == FlowConfig.kind:
+        return FlowPainter.load(path, device=device)
     return Painter.load(path, device=device)

@@ -22,6 +22,7 @@ from fundusforge.audit.parents import known_parents
 from fundusforge.config import ConfigError
 from fundusforge.models import AnyConfig
 from fundusforge.models.drgan import DRGANConfig
+from fundusforge.models.flow import FlowConfig
 from fundusforge.models.pix2pix import Pix2PixConfig
 from fundusforge.records import METADATA, DatasetError, Record, read_folder, write_text
 from fundusforge.studies.augmentation.cells import deciding, keyed, plain
@@ -336,8 +337,11 @@ def check_drawn(study: Study, config: AnyConfig | None) -> None:
     assert isinstance(supply, Trained)
     setting, wished = "classes", None
     if isinstance(design, Grades):
-        steered = isinstance(config, DRGANConfig) and config.agm
-        shown = supply.lesions == "imitated" and isinstance(config, DRGANConfig | Pix2PixConfig)
+        steered = (isinstance(config, DRGANConfig) and config.agm) or (
+            isinstance(config, FlowConfig) and config.grades
+        )
+        paints = isinstance(config, DRGANConfig | FlowConfig | Pix2PixConfig)
+        shown = supply.lesions == "imitated" and paints
         wished = None if steered or shown else "grade"
     elif isinstance(design, Ratios):
         wished = design.rare if supply.learns == "all" else None

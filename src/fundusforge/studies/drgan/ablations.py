@@ -37,9 +37,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "no_perceptual": ("without perceptual loss", {"perceptual": 0.0}),
     "no_classification": ("without classification loss", {"classification": 0.0, "steering": 0.0}),
     "no_steering": ("without steering", {"steering": 0.0}),
+    "no_pixels": ("without the error of pixels", {"pixels": 0.0}),
 }
-"""Title and settings of each; the last is of this package alone. Steering needs the classification loss."""
-PAPER = tuple(VARIANTS)[:-1]
+"""Title and settings of each; the last two are of this package alone. Steering needs the classification loss.
+"""
+PAPER = tuple(VARIANTS)[:-2]
 """Those of the paper."""
 Train = Callable[[DRGANConfig, Path], None]
 """A model and a run folder to write it into. Called again with the same run after a break."""

@@ -33,7 +33,6 @@ from fundusforge.records import (
     write_text,
 )  # fmt: skip
 from fundusforge.sample.conditions import LESIONS as VISIBLE
-from fundusforge.sample.series import takes_grade
 from fundusforge.sample.severity_painter import AnyPainter
 from fundusforge.sample.stage import SampleConfig, sample
 from fundusforge.severity import GRADES
@@ -272,7 +271,7 @@ def _paint(config: BenchConfig, painter: AnyPainter, eyes: Eyes, *, side: int, t
             place = write_part(config.real, own, config.out / EYES / f"grade-{grade}", split="test")
             wanted = SampleConfig(
                 count=config.each * len(own), seed=len(GRADES) * config.seed + grade, masks=str(place),
-                size=side, severity=float(grade) if takes_grade(painter) else None, lesions=config.lesions,
+                size=side, severity=float(grade) if painter.graded else None, lesions=config.lesions,
                 grade=grade if config.lesions == "imitated" else None,
             )  # fmt: skip
             for _ in sample(painter, part, wanted):
