@@ -7,10 +7,13 @@ import pytest
 
 from fundusforge.records import DatasetError
 from fundusforge.severity import LESIONS
-from fundusforge.weights import FOLDER, catalogue, default, judge, name_of, read_metadata
+from fundusforge.weights import FOLDER, catalogue, default, judge, name_of, named, read_metadata
 
 EMBEDDED = sorted(FOLDER.glob("*.safetensors"))
-LIMITS = {"unet": 3 * 2**20, "pix2pix": 16 * 2**20, "selfsupervised": 6 * 2**20, "classifier": 6 * 2**20}
+LIMITS = {
+    "unet": 3 * 2**20, "pix2pix": 16 * 2**20, "flow": 12 * 2**20, "selfsupervised": 6 * 2**20,
+    "classifier": 6 * 2**20,
+}  # fmt: skip
 """Bytes that one model of a family may take."""
 
 
@@ -43,6 +46,14 @@ def test_the_judge_of_vessels_is_not_the_annotator() -> None:
     assert judge_patients and painter and not judge_patients & painter
     assert judge("vessels") != default("unet")
     assert judge("disc") == default("unet", masks=("disc",))
+
+
+def test_weights_are_found_by_name_and_by_family(tmp_path: Path) -> None:
+    assert named("painter-512") == default("pix2pix") == named("pix2pix")
+    with pytest.raises(DatasetError, match=r"family 'paintr'; there are .*painter-512 \(pix2pix\)"):
+        named("paintr")
+    with pytest.raises(DatasetError, match="there are none"):
+        named("flow", folder=tmp_path)
 
 
 def test_absent_and_broken_weights_are_named(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from fundusforge.models.flow import FlowConfig, Generator
 from fundusforge.records import DatasetError, read_folder, write_metadata
 from fundusforge.sample.severity_painter import FlowPainter, load_painter
 from fundusforge.sample.stage import SampleConfig, sample
+from fundusforge.severity import LESIONS
 from fundusforge.training.checkpoint import annotate_metadata, save_model
 from fundusforge.training.loop import Clock
 
@@ -122,3 +123,17 @@ def test_trained_from_a_folder_then_sampled(
     assert "never saw grade 1" in capsys.readouterr().err
     assert main([*words, "--warm-start", str(run), "--out", str(tmp_path / "again")]) == 0
     assert "warm start" in capsys.readouterr().err
+
+
+def test_the_embedded_one_is_asked_for_by_name(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ["sample", "--size", "64", "-n", "1", "--quiet", "--out"]
+    assert main([*words, str(tmp_path / "family"), "--model", "flow", "--grade", "3"]) == 0
+    assert main([*words, str(tmp_path / "name"), "--model", "flow-256", "--severity", "3"]) == 0
+    (family,), (name,) = (read_folder(tmp_path / folder) for folder in ("family", "name"))
+    assert family.grade == name.grade == 3 and set(LESIONS) < set(family.masks)
+    assert family.provenance is not None and family.provenance.model.startswith("flow-256-")
+    assert pictures(tmp_path / "family") == pictures(tmp_path / "name")
+    assert main([*words, str(tmp_path / "x"), "--model", "pix2pix", "--grade", "3"]) != 0
+    assert main([*words, str(tmp_path / "x"), "--model", "flwo"]) != 0
+    said = capsys.readouterr().err
+    assert "needs a drgan, flow or stylegan" in said and "no embedded weights" in said and "flow-256" in said

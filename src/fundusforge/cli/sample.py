@@ -33,13 +33,17 @@ class Sample:
       fundusforge sample -n 16 --seed 7 --out synthetic
       fundusforge sample runs/painter -n 100 --masks data/chase --split val --out painted
       fundusforge sample -n 8 --size 1024 --camera chase --out large
-      fundusforge sample runs/severity -n 8 --severity 2.5 --out graded
+      fundusforge sample --model flow -n 8 --lesions imitated --grade 3 --out graded
+      fundusforge sample runs/severity -n 8 --severity 2.5 --out between
       fundusforge sample runs/severity -n 10000 --lesions imitated --grade 3 --out severe
     """
 
     model: Annotated[tuple[Path, ...], Positional, arg(metavar="[MODEL]")] = ()
-    """Run folder or safetensors file of a pix2pix, drgan, pggan, stylegan or vae model; the embedded one if
-    left out."""
+    """Run folder or safetensors file of a pix2pix, drgan, flow, pggan, stylegan or vae model; an embedded one
+    if left out."""
+    embedded: Annotated[str, arg(name="model", metavar="NAME")] = "pix2pix"
+    """Embedded generator to use where MODEL is left out, by name or family: pix2pix paints structure, flow
+    also lesions of a wanted severity (`fundusforge models` lists them)."""
     out: Annotated[Path, arg(metavar="FOLDER")]
     """Dataset folder to write; must not hold a dataset yet."""
     count: Annotated[int, arg(name="n", aliases=("-n",))] = 16
@@ -80,14 +84,15 @@ class Sample:
 
     def run(self) -> int:
         """Sample."""
+        from fundusforge import weights
         from fundusforge.sample.latents import DRAWING
         from fundusforge.sample.painter import Painter
         from fundusforge.sample.severity_painter import load_painter
         from fundusforge.sample.stage import SampleConfig, sample
         from fundusforge.training.checkpoint import read_metadata
 
-        path = only(self.model, "MODEL")
-        if path is not None and read_metadata(path)["kind"] in DRAWING:
+        path = only(self.model, "MODEL") or weights.named(self.embedded)
+        if read_metadata(path)["kind"] in DRAWING:
             return self._draw(path)
         if self.truncation != 1 or self.finding:
             raise UsageError("--truncation and --finding need a stylegan MODEL")

@@ -28,12 +28,13 @@ class Series:
     found beside what was asked for (recount.json).
 
     Examples:
-      fundusforge series runs/painter --grades 0-4 -n 4 --out series
+      fundusforge series --grades 0-4 -n 4 --out series
       fundusforge series runs/drgan --grades 0 2 4 --masks data/idrid --split test --out series --recount
     """
 
     model: Annotated[tuple[Path, ...], Positional, arg(metavar="[MODEL]")] = ()
-    """Run folder or safetensors file of a generator that paints on masks; the embedded one if left out."""
+    """Run folder or safetensors file of a generator that paints on masks; the embedded flow model if left
+    out."""
     out: Annotated[Path, arg(metavar="FOLDER")]
     """Dataset folder to write; must not hold a dataset yet."""
     grades: Annotated[tuple[str, ...], arg(metavar="GRADES")] = ("0-4",)
@@ -63,6 +64,7 @@ class Series:
 
     def run(self) -> int:
         """Make the series."""
+        from fundusforge import weights
         from fundusforge.sample.layout_statistics import read_statistics
         from fundusforge.sample.series import SeriesConfig, series, shown_by
         from fundusforge.sample.severity_painter import load_painter
@@ -72,7 +74,7 @@ class Series:
             split=self.split, size=self.size, camera=self.camera,
         )  # fmt: skip
         statistics = read_statistics(self.layouts)
-        painter = load_painter(only(self.model, "MODEL"), device=self.device)
+        painter = load_painter(only(self.model, "MODEL") or weights.named("flow"), device=self.device)
         shown = shown_by(painter)
         if not shown:
             told = (

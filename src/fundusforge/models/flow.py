@@ -37,7 +37,8 @@ them, the grade for one, is learnt only before. Li and He 2025 have -0.8 and 0.8
 CROWDED = 1.5
 """Power of the even steps by which a path is followed, for the same reason shorter near the noise."""
 NEAR = 0.25
-"""The rest of the way, 1 - t, below which velocities are not divided by it (Li and He 2025)."""
+"""The rest of the way, 1 - t, below which velocities are not divided by it in training, lest a few late times
+outweigh a batch. Li and He 2025 have 0.05."""
 _WAVES = 32
 """Frequencies of the time."""
 _GROUPS = 8

@@ -132,7 +132,7 @@ class LoopConfig:
     device: str = "auto"
     """Where to train: auto (a GPU where there is one), cpu, cuda, cuda:1."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """auto: bf16 autocast on a GPU, float32 on a CPU (where bf16 is slower)."""
+    """auto: bf16 autocast on a GPU, float32 on a CPU (where bf16 pays only with AMX and many channels)."""
     channels_last: bool | None = None
     """Memory layout of images and weights; None: channels last, which is faster for most networks."""
     deterministic: bool = False

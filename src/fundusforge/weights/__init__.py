@@ -108,6 +108,23 @@ def judge(mask: str, *, folder: Path = FOLDER) -> Path:
     return path if path.exists() else default("unet", masks=(mask,), folder=folder)
 
 
+def named(name: str, *, folder: Path = FOLDER) -> Path:
+    """Return embedded weights by their name, or the first of a family.
+
+    Raises:
+        DatasetError: There are none; the message lists those that there are.
+    """
+    path = folder / f"{name}.safetensors"
+    families = {one.path: one.family for one in catalogue(folder)}
+    if path in families:
+        return path
+    found = [path for path, family in families.items() if family == name]
+    if not found:
+        known = ", ".join(f"{path.stem} ({family})" for path, family in families.items()) or "none"
+        raise DatasetError(f"no embedded weights of the name or family {name!r}; there are {known}")
+    return found[0]
+
+
 def default(family: str, *, masks: Sequence[str] = ("vessels",), folder: Path = FOLDER) -> Path:
     """Return the embedded weights of a family that know all of these masks; the first by name of several.
 
