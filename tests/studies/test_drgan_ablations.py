@@ -24,7 +24,7 @@ from fundusforge.studies.drgan.result import Result
 from fundusforge.training.run import LoopConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-WHOLE = replace(TINY, attention=True, perceptual=10.0, steering=1.0)
+WHOLE = replace(TINY, attention=True, perceptual=10.0, steering=1.0, pixels=20.0)
 
 
 class Trainer:
@@ -204,6 +204,6 @@ def test_ablations_are_trained_as_the_command_says(
     ]  # fmt: skip
     for _, folders, _, loop, resume in calls:
         assert folders == [config.real] and resume
-        assert (loop.stop_after, loop.batch, loop.accumulate, loop.seed) == ("8img", 2, 4, 0)
+        assert (loop.stop_after, loop.batch, loop.accumulate, loop.seed) == ("8img", 2, 1, 0)
     assert main(words) == 0 and len(calls) == 2
     assert main([*words, "--preset", "no-such"]) == 2
