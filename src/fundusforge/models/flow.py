@@ -110,10 +110,10 @@ class Styled(nn.Module):
     """Group normalisation, then channels scaled and shifted by the style, and rectified (SiLU)."""
 
     def __init__(self, channels: int, style: int) -> None:
-        """Begin as plain normalisation."""
+        """Begin near plain normalisation."""
         super().__init__()
         self.split = nn.Linear(style, 2 * channels)
-        nn.init.zeros_(self.split.weight)
+        nn.init.normal_(self.split.weight, std=0.01)
         nn.init.zeros_(self.split.bias)
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
