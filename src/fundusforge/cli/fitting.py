@@ -132,17 +132,14 @@ def fit(
         # Not in the loop, because what is measured on this data must replace what was on the older data.
         print(f"warm start from {warm_start}: {load_warm(recipe.nets, warm_start)}", file=sys.stderr)
         warm_start = None
-    if isinstance(config, DRGANConfig):
+    if isinstance(config, Painting):
+        if isinstance(config, Pix2PixConfig):
+            fit_codes(cast(Generator, recipe.nets["generator"]), config, [learnt[i] for i in batches.members])
         if grader is not None:
             metadata["grader"] = grader.name
             if not (run / STATE).exists():
                 generator = cast(drgan.Generator, recipe.nets["generator"])
                 grading.give_spaces(generator, grading.spaces_of(grader, spaces_run, learnt))
-        validation = painting_judge(config, judged, segmenter, learnt)
-    elif isinstance(config, FlowConfig):
-        validation = painting_judge(config, judged, segmenter, learnt)
-    elif isinstance(config, Pix2PixConfig):
-        fit_codes(cast(Generator, recipe.nets["generator"]), config, [learnt[i] for i in batches.members])
         validation = painting_judge(config, judged, segmenter, learnt)
     elif isinstance(config, SelfSupervisedConfig):
         validation = pretext_judge(config, judged)

@@ -37,17 +37,50 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Painter:
-    """A generator with what it needs to be used on its own."""
+class MaskPainter:
+    """What all that paint on masks share."""
 
-    generator: Generator
-    """In evaluation mode, on its device."""
     name: str = "generator"
     """Name and first digits of the SHA-256 of its weights."""
     terms: tuple[str, ...] = ()
     """Terms of the data sets it was trained on, each `source: terms`."""
     patients: frozenset[str] = frozenset()
     """Digests of the patients it was trained on."""
+
+    @property
+    def masks(self) -> tuple[str, ...]:
+        """Masks that it paints on."""
+        raise NotImplementedError
+
+    def stack(
+        self, masks: Mapping[str, Grey], field_of_view: Grey, *, size: int
+    ) -> tuple[NDArray[np.uint8], Grey]:
+        """Bring masks to what the generator takes: squares of one size, in its order.
+
+        Args:
+            masks: Per name (H, W) uint8, 0 or 255, at least those of the configuration.
+            field_of_view: (H, W) uint8, 0 or 255.
+            size: Side of the square in pixels; oblong masks are padded in black.
+
+        Returns:
+            (C, size, size) uint8 masks and (size, size) uint8 field of view, 0 or 255; no mask leaves the
+            field.
+        """
+        return stacked(masks, field_of_view, names=self.masks, size=size)
+
+    def _check_multiple(self, size: int, step: int, *, least: int = 64) -> None:
+        if size % step or not least <= size <= 2048:
+            raise DatasetError(
+                f"size {size}: {self.name} paints sides that are multiples of {step}, 64 to 2048 px"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Painter(MaskPainter):
+    """A generator with what it needs to be used on its own."""
+
+    generator: Generator
+    """In evaluation mode, on its device."""
 
     @classmethod
     def load(cls, path: Path | None = None, *, device: str = "auto") -> Painter:
@@ -85,27 +118,7 @@ class Painter:
         Raises:
             DatasetError: The side is no multiple of 2 ** (levels - 1), or outside 64 to 2048.
         """
-        step = 2 ** (len(self.config.widths) - 1)
-        if size % step or not 64 <= size <= 2048:
-            raise DatasetError(
-                f"size {size}: {self.name} paints sides that are multiples of {step}, 64 to 2048 px"
-            )
-
-    def stack(
-        self, masks: Mapping[str, Grey], field_of_view: Grey, *, size: int
-    ) -> tuple[NDArray[np.uint8], Grey]:
-        """Bring masks to what the generator takes: squares of one size, in its order.
-
-        Args:
-            masks: Per name (H, W) uint8, 0 or 255, at least those of the configuration.
-            field_of_view: (H, W) uint8, 0 or 255.
-            size: Side of the square in pixels; oblong masks are padded in black.
-
-        Returns:
-            (C, size, size) uint8 masks and (size, size) uint8 field of view, 0 or 255; no mask leaves the
-            field.
-        """
-        return stacked(masks, field_of_view, names=self.masks, size=size)
+        self._check_multiple(size, 2 ** (len(self.config.widths) - 1))
 
     def check_wish(self, *, camera: str | None, severity: float | None) -> None:
         """Refuse what the generator cannot be asked for.
@@ -175,8 +188,7 @@ class Painter:
             (S, S, 3) uint8 RGB, black outside the field of view.
         """
         device = next(self.generator.parameters()).device
-        layers = np.concatenate([stack, field_of_view[None]])
-        masks = torch.from_numpy((layers > 0).astype(np.float32))[None].to(device)
+        masks = layers(stack, field_of_view, device)
         random = torch.Generator().manual_seed(seed)
         noise = torch.randn(1, 1, *field_of_view.shape, generator=random).to(device)
         style = None if code is None else torch.from_numpy(np.asarray(code, np.float32))[None].to(device)
@@ -210,6 +222,12 @@ def stacked(
     inside = resize_mask(_square(field_of_view), size)
     layers = [resize_mask(_square(masks[name]), size) & inside for name in names]
     return np.stack(layers), inside
+
+
+def layers(stack: NDArray[np.uint8], field_of_view: Grey, device: torch.device) -> Tensor:
+    """Masks of `stacked` and field of view as (1, C + 1, S, S) of 0 and 1 on a device."""
+    found = np.concatenate([stack, field_of_view[None]]) > 0
+    return torch.from_numpy(found.astype(np.float32))[None].to(device)
 
 
 def photograph(painted: Tensor, field_of_view: Grey) -> Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,22 +15,16 @@ from fundusforge.models import flow
 from fundusforge.models.drgan import DRGANConfig, Generator
 from fundusforge.models.flow import FlowConfig
 from fundusforge.records import DatasetError
-from fundusforge.sample.painter import Choice, Painter, loaded, photograph, stacked
+from fundusforge.sample.painter import Choice, MaskPainter, Painter, layers, loaded, photograph
 from fundusforge.training.checkpoint import model_file, read_metadata
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SeverityPainter:
+class SeverityPainter(MaskPainter):
     """A DR-GAN generator with what it needs to be used on its own; no grader is among it."""
 
     generator: Generator
     """In evaluation mode, on its device."""
-    name: str = "generator"
-    """Name and first digits of the SHA-256 of its weights."""
-    terms: tuple[str, ...] = ()
-    """Terms of the data sets it was trained on, each `source: terms`."""
-    patients: frozenset[str] = frozenset()
-    """Digests of the patients it was trained on."""
 
     @classmethod
     def load(cls, path: Path, *, device: str = "auto") -> SeverityPainter:
@@ -68,10 +61,7 @@ class SeverityPainter:
         Raises:
             DatasetError: The side is no multiple of 16, or outside 64 to 2048.
         """
-        if size % 16 or not 64 <= size <= 2048:
-            raise DatasetError(
-                f"size {size}: {self.name} paints sides that are multiples of 16, 64 to 2048 px"
-            )
+        self._check_multiple(size, 16)
 
     def check_wish(self, *, camera: str | None, severity: float | None) -> None:
         """Refuse what the generator cannot be asked for.
@@ -90,12 +80,6 @@ class SeverityPainter:
             self.generator.spaces.check(severity)
         except ValueError as error:
             raise DatasetError(f"{self.name}: {error}") from None
-
-    def stack(
-        self, masks: Mapping[str, Grey], field_of_view: Grey, *, size: int
-    ) -> tuple[NDArray[np.uint8], Grey]:
-        """Bring masks to what the generator takes; see `Painter.stack`."""
-        return stacked(masks, field_of_view, names=self.masks, size=size)
 
     @torch.inference_mode()
     def choose(
@@ -127,7 +111,9 @@ class SeverityPainter:
             severity = float(grade)
         predicted = severity is None
         if severity is None:
-            severity = float(self.generator.predicted(self._layers(stack, field_of_view))[0])
+            severity = float(
+                self.generator.predicted(layers(stack, field_of_view, self.generator.seen.device))[0]
+            )
         code = np.array([severity], np.float32)
         return Choice(code=code, grade=int(severity + 0.5), predicted=predicted)
 
@@ -146,7 +132,7 @@ class SeverityPainter:
         Returns:
             (S, S, 3) uint8 RGB, black outside the field of view.
         """
-        masks = self._layers(stack, field_of_view)
+        masks = layers(stack, field_of_view, self.generator.seen.device)
         if not self.config.agm:
             return photograph(self.generator(masks)[0], field_of_view)
         random, net = torch.Generator().manual_seed(seed), self.generator
@@ -155,22 +141,13 @@ class SeverityPainter:
         noise = [_normal(random, *shape, like=masks) for shape in net.volumes(*field_of_view.shape)]
         return photograph(net(masks, vector, noise)[0], field_of_view)
 
-    def _layers(self, stack: NDArray[np.uint8], field_of_view: Grey) -> Tensor:
-        return _layers(stack, field_of_view, like=self.generator.seen)
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FlowPainter:
+class FlowPainter(MaskPainter):
     """A generator by flow matching, ready to be used on its own."""
 
     generator: flow.Generator
     """In evaluation mode, on its device."""
-    name: str = "generator"
-    """Name and first digits of the SHA-256 of its weights."""
-    terms: tuple[str, ...] = ()
-    """Terms of the data sets it was trained on, each `source: terms`."""
-    patients: frozenset[str] = frozenset()
-    """Digests of the patients it was trained on."""
 
     @classmethod
     def load(cls, path: Path, *, device: str = "auto") -> FlowPainter:
@@ -204,10 +181,7 @@ class FlowPainter:
             DatasetError: The levels do not divide the side, or it is outside 64 to 2048.
         """
         step = self.config.step
-        if size % step or not max(64, 2 * step) <= size <= 2048:
-            raise DatasetError(
-                f"size {size}: {self.name} paints sides that are multiples of {step}, 64 to 2048 px"
-            )
+        self._check_multiple(size, step, least=max(64, 2 * step))
 
     def check_wish(self, *, camera: str | None, severity: float | None) -> None:
         """Refuse what the generator cannot be asked for.
@@ -223,12 +197,6 @@ class FlowPainter:
                 self.generator.check(severity)
             except ValueError as error:
                 raise DatasetError(f"{self.name}: {error}") from None
-
-    def stack(
-        self, masks: Mapping[str, Grey], field_of_view: Grey, *, size: int
-    ) -> tuple[NDArray[np.uint8], Grey]:
-        """Bring masks to what the generator takes; see `Painter.stack`."""
-        return stacked(masks, field_of_view, names=self.masks, size=size)
 
     def choose(
         self,
@@ -274,16 +242,10 @@ class FlowPainter:
         Returns:
             (S, S, 3) uint8 RGB, black outside the field of view.
         """
-        masks = _layers(stack, field_of_view, like=self.generator.known)
+        masks = layers(stack, field_of_view, self.generator.known.device)
         noise = _normal(torch.Generator().manual_seed(seed), 3, *field_of_view.shape, like=masks)
         severity = masks.new_tensor([float("nan")] if code is None else code.tolist())
         return photograph(self.generator.drawn(masks, severity, noise)[0], field_of_view)
-
-
-def _layers(stack: NDArray[np.uint8], field_of_view: Grey, *, like: Tensor) -> Tensor:
-    """Masks and field of view as (1, C + 1, S, S) of 0 and 1 on a tensor's device."""
-    layers = np.concatenate([stack, field_of_view[None]]) > 0
-    return torch.from_numpy(layers.astype(np.float32))[None].to(like.device)
 
 
 def _normal(random: torch.Generator, *shape: int, like: Tensor) -> Tensor:
