@@ -112,7 +112,8 @@ def main(c: FewEyes) -> None:
             "adaptive_over": model["adaptive_over"], "ended": logged(run, "ended")[-1:],
             "distance": min(logged(run, "validation/distance")),
             "distance_real": kernel_distance(learnt, held),
-            "leaked": max(logged(run, "validation/leaked"), default=None), "seed": c.seed,
+            "leaked": max(logged(run, "validation/leaked"), default=None),
+            "overfit": max(logged(run, "validation/overfit")), "seed": c.seed,
         }  # fmt: skip
         print(json.dumps(line), flush=True)
 

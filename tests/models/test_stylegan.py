@@ -64,8 +64,9 @@ def test_a_styled_convolution_is_one_with_a_kernel_for_each_image() -> None:
         assert torch.allclose(layer(x, style)[row], wanted[0], atol=1e-5)
 
 
-def test_the_transposed_convolution_by_parts() -> None:
-    x, weight = torch.randn(2, 3, 17, 20), torch.randn(4, 3, 3, 3)
+@pytest.mark.parametrize("sides", [(17, 20), (16, 8), (3, 5)])
+def test_the_transposed_convolution_by_parts(sides: tuple[int, int]) -> None:
+    x, weight = torch.randn(2, 3, *sides), torch.randn(4, 3, 3, 3)
     wanted = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
     with torch.no_grad():
         assert torch.allclose(modulated.spaced(x, weight), wanted, atol=1e-5)

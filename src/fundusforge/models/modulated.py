@@ -3,8 +3,9 @@
 Karras et al. 2020, "Analyzing and improving the image quality of StyleGAN". The paper scales the kernels of a
 convolution anew for every image. Here the image is scaled before an ordinary convolution and its output
 after, which is the same; while nothing is learnt, large maps are drawn one image at a time, with kernels,
-demodulation, rectifier's gain and bias in one convolution. The transposed convolution that doubles a map is
-four small ones, one for each place in a pixel, before the low-pass filter.
+demodulation, rectifier's gain and bias in one convolution, by fewer multiplications where that pays. The
+transposed convolution that doubles a map is four small ones, one for each place in a pixel, before the
+low-pass filter.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from fundusforge.models.equalized import (
     minibatch_deviation,
     pixel_norm,
 )
+from fundusforge.models.winograd import convolved, pays
 
 FIRST = 4
 """Side in pixels of the first level."""
@@ -35,6 +37,8 @@ LAYERS, RATE = 8, 0.01
 """Layers of the mapping network, and their learning rate relative to the other layers'."""
 _ALONE = 32
 """Side in pixels from which images are drawn one at a time while nothing is learnt."""
+_FEW = 256
+"""Places of a batch's maps up to which they are doubled by whole kernels (measured with 512 channels)."""
 
 
 class Dense(nn.Module):
@@ -115,9 +119,12 @@ class StyleConv(nn.Module):
         """The same for one image (1, inputs, H, W) with the layer's own noise; nothing is learnt from it."""
         scales = self.affine(style)
         kernel = self.weight * (scales * self._factor(scales).t())[:, :, None, None]
-        kernel = kernel.contiguous(memory_format=torch.channels_last)
         bias = self.bias * GAIN
-        x = blurred(spaced(x, kernel), 4.0, 1, bias) if self.up else F.conv2d(x, kernel, bias, padding=1)
+        if not self.up and pays(x, kernel):
+            x = convolved(x, kernel, bias)
+        else:
+            kernel = kernel.contiguous(memory_format=torch.channels_last)
+            x = blurred(spaced(x, kernel), 4.0, 1, bias) if self.up else F.conv2d(x, kernel, bias, padding=1)
         return leaky(x.add_(self.noise * (self.strength * GAIN)))
 
     def _factor(self, scales: Tensor) -> Tensor:
@@ -325,11 +332,16 @@ def spaced(x: Tensor, weight: Tensor) -> Tensor:
     """Transposed convolution of stride 2 of (N, I, H, W) by kernels (O, I, 3, 3): (N, O, 2 H + 1, 2 W + 1).
 
     On a processor it is done as four convolutions: even places see the first and last row of the kernel, odd
-    ones the middle row, and columns likewise.
+    ones the middle row, and columns likewise. For small maps the kernels are the larger part, and are not
+    moved: each place is multiplied by all nine of their places, and the products summed where they belong.
     """
-    count, _, height, width = x.shape
-    if x.is_cuda or torch.is_grad_enabled() or height < 16:
+    count, inputs, height, width = x.shape
+    if x.is_cuda or torch.is_grad_enabled():
         return F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+    if count * height * width <= _FEW:
+        places = x.permute(0, 2, 3, 1).reshape(count, height * width, inputs)
+        products = F.linear(places, weight.permute(0, 2, 3, 1).reshape(-1, inputs))
+        return F.fold(products.transpose(1, 2), (2 * height + 1, 2 * width + 1), 3, stride=2)
     out = torch.empty(
         (count, len(weight), 2 * height + 1, 2 * width + 1), dtype=x.dtype, device=x.device,
         memory_format=torch.channels_last,
