@@ -88,6 +88,22 @@ def test_severity_between_grades_lies_between_them() -> None:
     torch.testing.assert_close(told[3], net.severity[5])
 
 
+def test_guidance_goes_beyond_what_a_grade_adds() -> None:
+    batch, noise = batch_of([2, 2]), torch.randn(2, 3, 64, 64)
+    net, masks = build().nets["generator"].eval(), layers(batch)
+    assert isinstance(net, Generator)
+    asked, none = torch.tensor([3.0, torch.nan]), torch.full((2,), torch.nan)
+    with torch.no_grad():  # one step of Euler's method leads to what is foretold at its beginning
+        with_grade, without = (net(noise, torch.zeros(2), masks, each) for each in (asked, none))
+    found = [net.drawn(masks, asked, noise, guidance=guidance, steps=1) for guidance in (0.0, 1.0, 3.0)]
+    wanted = [without, with_grade, without + 3 * (with_grade - without)]
+    assert not torch.allclose(with_grade[0], without[0], atol=1e-3)
+    for one, other in zip(found, wanted, strict=True):
+        inside = batch["field_of_view"].expand_as(one) > 0
+        assert torch.allclose(one[inside], other.clamp(-1, 1)[inside], atol=1e-5)
+    assert torch.equal(found[0][1], found[2][1])  # nothing was asked for
+
+
 def test_what_was_not_learnt_cannot_be_asked_for() -> None:
     recipe = build()
     net = recipe.nets["generator"]

@@ -14,7 +14,7 @@ from fundusforge.config import to_json
 from fundusforge.images import read_image
 from fundusforge.models.flow import FlowConfig, Generator
 from fundusforge.records import DatasetError, read_folder, write_metadata
-from fundusforge.sample.severity_painter import FlowPainter, load_painter
+from fundusforge.sample.severity_painter import FlowPainter, guided, load_painter
 from fundusforge.sample.stage import SampleConfig, sample
 from fundusforge.severity import LESIONS
 from fundusforge.training.checkpoint import annotate_metadata, save_model
@@ -83,6 +83,22 @@ def test_what_cannot_be_is_refused_before_anything_is_written(painter: FlowPaint
     assert not (tmp_path / "out").exists()
 
 
+def test_guidance_is_told_by_the_code_and_changes_the_photograph_alone(
+    painter: FlowPainter, tmp_path: Path
+) -> None:
+    plain = pictures(make(painter, tmp_path / "plain", severity=4.0))
+    out = make(guided(painter, 2.5), tmp_path / "guided", severity=4.0)
+    assert {name for name, data in pictures(out).items() if data != plain[name]} == {"images/000000.png"}
+    (record,) = read_folder(out)
+    assert record.provenance is not None and record.provenance.code == (4.0, 2.5)
+    assert guided(painter, 1.0) is painter
+    for other in (painter_of(replace(TINY, grades=False)), painter_of(replace(TINY, unknown=0.0))):
+        with pytest.raises(DatasetError, match="learnt grades"):
+            guided(other, 2.0)
+    with pytest.raises(DatasetError, match="negative"):
+        guided(painter, -1.0)
+
+
 def test_a_generator_comes_back_from_its_file(painter: FlowPainter, tmp_path: Path) -> None:
     path = tmp_path / "flow.safetensors"
     nets = nn.ModuleDict({"generator": painter.generator})
@@ -134,6 +150,8 @@ def test_the_embedded_one_is_asked_for_by_name(tmp_path: Path, capsys: pytest.Ca
     assert family.provenance is not None and family.provenance.model.startswith("flow-256-")
     assert pictures(tmp_path / "family") == pictures(tmp_path / "name")
     assert main([*words, str(tmp_path / "x"), "--model", "pix2pix", "--grade", "3"]) != 0
+    assert main([*words, str(tmp_path / "x"), "--model", "pix2pix", "--guidance", "2"]) != 0
     assert main([*words, str(tmp_path / "x"), "--model", "flwo"]) != 0
     said = capsys.readouterr().err
     assert "needs a drgan, flow or stylegan" in said and "no embedded weights" in said and "flow-256" in said
+    assert "only a flow model" in said

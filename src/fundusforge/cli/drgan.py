@@ -61,6 +61,8 @@ class Drgan:
     """Paintings of each eye."""
     lesions: Literal["own", "imitated"] = "own"
     """Paint on the eyes' own lesions, or on ones laid out anew for their grade."""
+    guidance: float = 1.0
+    """Of a flow model; see `fundusforge sample`."""
     grader: Annotated[Path | None, arg(metavar="RUN")] = None
     """grades, ablations: classifier of grades that shares no patient with the generator."""
     human: Annotated[tuple[Path, ...], arg(metavar="FOLDER ...")] = ()
@@ -85,8 +87,8 @@ class Drgan:
     preset: str = "small"
     """ablations: named settings of drgan to start from."""
     variants: tuple[str, ...] = ()
-    """ablations: full, no_attention, no_lesions, no_agm, no_perceptual, no_classification, no_steering; all
-    but the last if left out."""
+    """ablations: full, no_attention, no_lesions, no_agm, no_perceptual, no_classification, no_steering,
+    no_pixels; all but the last two if left out."""
     stop_after: Annotated[str | None, arg(metavar="AMOUNT")] = None
     """ablations: length of each training, in images (60kimg)."""
     batch: int | None = None
@@ -128,7 +130,7 @@ class Drgan:
 
     def _parts(self) -> list[Result]:
         """Ask the generator, part after part."""
-        from fundusforge.sample.severity_painter import load_painter
+        from fundusforge.sample.severity_painter import guided, load_painter
         from fundusforge.studies.drgan.eyes import bench
 
         run = only(self.folders, "RUN")
@@ -142,7 +144,7 @@ class Drgan:
                 )
             say("without --grader RUN nobody looks at the grades")
             parts.remove("grades")
-        painter = load_painter(run, device=self.device)
+        painter = guided(load_painter(run, device=self.device), self.guidance)
         eyes = bench(self._config(), painter, **self._options())
         return [self._part(part, eyes, painter) for part in parts]
 

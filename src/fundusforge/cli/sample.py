@@ -71,6 +71,8 @@ class Sample:
     severity: float | None = None
     """drgan, flow: severity to paint, 0 to 4, between grades too; if neither it nor --grade is given, that of
     the structure, or what the masks speak for."""
+    guidance: float = 1.0
+    """flow: above 1 a severity counts for more than was learnt, and colours that go with it; twice as slow."""
     finding: tuple[str, ...] = ()
     """stylegan: findings to draw, if the model was trained with them."""
     jobs: int = 1
@@ -87,7 +89,7 @@ class Sample:
         from fundusforge import weights
         from fundusforge.sample.latents import DRAWING
         from fundusforge.sample.painter import Painter
-        from fundusforge.sample.severity_painter import load_painter
+        from fundusforge.sample.severity_painter import guided, load_painter
         from fundusforge.sample.stage import SampleConfig, sample
         from fundusforge.training.checkpoint import read_metadata
 
@@ -96,7 +98,7 @@ class Sample:
             return self._draw(path)
         if self.truncation != 1 or self.finding:
             raise UsageError("--truncation and --finding need a stylegan MODEL")
-        painter = load_painter(path, device=self.device)
+        painter = guided(load_painter(path, device=self.device), self.guidance)
         severity = self._severity(taken=not isinstance(painter, Painter))
         config = SampleConfig(
             count=self.count, seed=self.seed, masks=self.masks, split=self.split, size=self.size,
@@ -138,7 +140,8 @@ class Sample:
 
         given = {"--masks": self.masks != "phantom", "--split": self.split, "--size": self.size,
                  "--camera": self.camera, "--jobs": self.jobs != 1,
-                 "--severity": self.severity is not None, "--lesions": self.lesions != "own"}  # fmt: skip
+                 "--severity": self.severity is not None, "--lesions": self.lesions != "own",
+                 "--guidance": self.guidance != 1}  # fmt: skip
         if wrong := [flag for flag, is_given in given.items() if is_given]:
             raise UsageError(f"{path} draws images and masks from vectors alone: it takes no {wrong[0]}")
         drawer = self._steered(Drawer.load(path, device=self.device))

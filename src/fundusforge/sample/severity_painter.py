@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +148,8 @@ class FlowPainter(MaskPainter):
 
     generator: flow.Generator
     """In evaluation mode, on its device."""
+    guidance: float = 1.0
+    """Of `flow.Generator.drawn`, for pictures of a severity."""
 
     @classmethod
     def load(cls, path: Path, *, device: str = "auto") -> FlowPainter:
@@ -219,13 +221,14 @@ class FlowPainter(MaskPainter):
             severity: 0 to 4, between grades too.
 
         Returns:
-            The severity as code, and the grade next to it.
+            The severity as code, and the guidance unless it is 1; and the grade next to the severity.
         """
         if severity is None and self.graded and grade is not None and self.generator.known[grade]:
             severity = float(grade)
         if severity is None:
             return Choice(grade=grade)
-        return Choice(code=np.array([severity], np.float32), grade=int(severity + 0.5))
+        code = [severity] if self.guidance == 1 else [severity, self.guidance]
+        return Choice(code=np.array(code, np.float32), grade=int(severity + 0.5))
 
     @torch.inference_mode()
     def paint(
@@ -237,15 +240,16 @@ class FlowPainter(MaskPainter):
             stack: (C, S, S) uint8 masks of `stack`.
             field_of_view: (S, S) uint8, 0 or 255.
             seed: Seed of the noise.
-            code: (1,) severity, 0 to 4; left open if None.
+            code: (1,) or (2,) severity, 0 to 4, and guidance; left open if None.
 
         Returns:
             (S, S, 3) uint8 RGB, black outside the field of view.
         """
         masks = layers(stack, field_of_view, self.generator.known.device)
         noise = _normal(torch.Generator().manual_seed(seed), 3, *field_of_view.shape, like=masks)
-        severity = masks.new_tensor([float("nan")] if code is None else code.tolist())
-        return photograph(self.generator.drawn(masks, severity, noise)[0], field_of_view)
+        severity, guidance = (*([float("nan")] if code is None else code.tolist()), 1.0)[:2]
+        drawn = self.generator.drawn(masks, masks.new_tensor([severity]), noise, guidance=guidance)
+        return photograph(drawn[0], field_of_view)
 
 
 def _normal(random: torch.Generator, *shape: int, like: Tensor) -> Tensor:
@@ -255,6 +259,22 @@ def _normal(random: torch.Generator, *shape: int, like: Tensor) -> Tensor:
 
 AnyPainter = Painter | SeverityPainter | FlowPainter
 """Whatever paints on masks."""
+
+
+def guided(painter: AnyPainter, guidance: float) -> AnyPainter:
+    """Return a generator that goes beyond (above 1) or stays behind (below) what it learnt of a severity.
+
+    Raises:
+        DatasetError: A negative guidance; or a generator that did not learn, by flow matching, to paint with
+            a severity and without.
+    """
+    if guidance == 1:
+        return painter
+    if not isinstance(painter, FlowPainter) or not (painter.graded and painter.config.unknown):
+        raise DatasetError(f"{painter.name}: only a flow model that learnt grades, some hidden, is guided")
+    if guidance < 0:
+        raise DatasetError(f"guidance must not be negative, not {guidance}")
+    return replace(painter, guidance=guidance)
 
 
 def load_painter(path: Path | None = None, *, device: str = "auto") -> AnyPainter:

@@ -33,7 +33,7 @@ from fundusforge.records import (
     write_text,
 )  # fmt: skip
 from fundusforge.sample.conditions import LESIONS as VISIBLE
-from fundusforge.sample.severity_painter import AnyPainter
+from fundusforge.sample.severity_painter import AnyPainter, FlowPainter
 from fundusforge.sample.stage import SampleConfig, sample
 from fundusforge.severity import GRADES
 from fundusforge.studies.chain.parting import write_part
@@ -180,6 +180,7 @@ def bench(
     painter.check_size(side)
     eyes, warnings = held_out(config, painter, masks or painter.masks, side=side)
     told = {k: v for k, v in asdict(config).items() if k not in {"real", "out", "name", "draws", "size"}}
+    told |= {"guidance": painter.guidance} if isinstance(painter, FlowPainter) else {}
     begin(config.out, told | {"model": painter.name, "side": side, "eyes": _known_by(config.real)})
     painted = config.out / PAINTED
     if not (painted / METADATA).exists():
