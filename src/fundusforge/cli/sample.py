@@ -72,7 +72,7 @@ class Sample:
     """drgan, flow: severity to paint, 0 to 4, between grades too; if neither it nor --grade is given, that of
     the structure, or what the masks speak for."""
     guidance: float = 1.0
-    """flow: above 1 a severity counts for more than was learnt, and colours that go with it; twice as slow."""
+    """flow: above 1 a severity counts for more than was learnt, and its colours do too; twice as slow."""
     finding: tuple[str, ...] = ()
     """stylegan: findings to draw, if the model was trained with them."""
     jobs: int = 1
