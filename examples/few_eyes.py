@@ -5,8 +5,9 @@
 For each count takes so many training images (of as many patients, drawn by the seed, the smaller sets within
 the larger) and all images of split `val`, trains the preset with the settings that the tool chooses for the
 count, and prints a line of JSON: what was chosen, when training ended and why, the kernel distance of the
-best state to split `val` beside that of the training images themselves at the same size, and the largest
-share of drawn images that were too near to a training image. Stopped runs go on.
+best state to split `val` beside that of the training images themselves at the same size, the largest share
+of drawn images that were too near to a training image (nothing below 64 px), and how much better the
+discriminator came to know the training images than those of `val`. Stopped runs go on.
 """
 
 from __future__ import annotations

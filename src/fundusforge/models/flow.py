@@ -235,10 +235,10 @@ class Generator(nn.Module):
         x = noise
 
         def velocity(x: Tensor, time: float) -> Tensor:
-            at = x.new_full((len(x),), time)
-            found = self(x, at, masks, severity)
+            now, left_open = x.new_full((len(x),), time), torch.full_like(severity, torch.nan)
+            found = self(x, now, masks, severity)
             if guidance != 1:
-                found = torch.lerp(self(x, at, masks, torch.full_like(severity, torch.nan)), found, guidance)
+                found = torch.lerp(self(x, now, masks, left_open), found, guidance)
             return (found - x) / (1 - time)
 
         for time, then in pairwise(at):
