@@ -185,18 +185,23 @@ def test_ablations_are_trained_as_the_command_says(
     from fundusforge.cli import fitting
 
     calls: list[tuple[DRGANConfig, list[Path], Path, LoopConfig, bool]] = []
+    ends = [False, True, True]
 
     def fit(
         model: DRGANConfig, folders: list[Path], run: Path, *, loop: LoopConfig, resume: bool, quiet: bool
-    ) -> None:
+    ) -> dict[str, bool]:
         calls.append((model, list(folders), run, loop, resume))
         write_model(run / "model.safetensors", model)
+        return {"finished": ends.pop(0)}
 
     monkeypatch.setattr(fitting, "fit", fit)
     monkeypatch.setitem(models.PRESETS["drgan"], "small", ("tiny", WHOLE))
     words = ["drgan", "ablations", str(config.real), "--real", str(config.real), "--out", str(config.out)]
     words += ["--variants", "full", "no_steering", "--stop-after", "8img", "--batch", "2", "--read", "0"]
     words += ["--least", "4", "--repeats", "1", "--extractor", "random", "--device", "cpu", "--quiet"]
+    assert main(words) == 2 and "interrupted" in capsys.readouterr().err
+    assert not (config.out / "full" / "cell.json").exists() and len(calls) == 1
+    calls.clear()
     assert main(words) == 0
     assert "without steering" in capsys.readouterr().out
     assert [(model.steering, run.parent.name) for model, _, run, _, _ in calls] == [
