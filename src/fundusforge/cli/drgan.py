@@ -195,9 +195,8 @@ class Drgan:
     def _ablations(self) -> Result:
         """Train every variant, and ask it."""
         from fundusforge.annotate.grades import Grader
-        from fundusforge.cli.fitting import fit
+        from fundusforge.cli.fitting import fit_whole
         from fundusforge.models import LOOPS, PRESETS
-        from fundusforge.records import DatasetError
         from fundusforge.sample.severity_painter import load_painter
         from fundusforge.studies.drgan.ablations import PAPER, ablations
         from fundusforge.studies.drgan.fidelity import FidelityConfig
@@ -214,9 +213,7 @@ class Drgan:
             settings["accumulate"] = 1
 
         def train(model: DRGANConfig, run: Path) -> None:
-            made = fit(model, self.folders, run, loop=LoopConfig(**settings), resume=True, quiet=self.quiet)
-            if made is None or not made["finished"]:
-                raise DatasetError(f"{run}: the training was interrupted; the same command goes on with it")
+            fit_whole(model, self.folders, run, loop=LoopConfig(**settings), quiet=self.quiet)
 
         return ablations(
             self._config(), base, train=train, load=lambda run: load_painter(run, device=self.device),

@@ -174,6 +174,19 @@ def fit(
     }  # fmt: skip
 
 
+def fit_whole(
+    config: AnyConfig, folders: Sequence[Path], run: Path, *, loop: LoopConfig, quiet: bool = False
+) -> None:
+    """Train one model to its end for a command that uses it next, going on where it stood; see `fit`.
+
+    Raises:
+        DatasetError: The training was interrupted, and besides what `fit` raises.
+    """
+    made = fit(config, folders, run, loop=loop, resume=True, quiet=quiet)
+    if made is None or not made["finished"]:
+        raise DatasetError(f"{run}: the training was interrupted; the same command goes on with it")
+
+
 def gather(folders: Sequence[Path]) -> list[Record]:
     """Read folders that meet in one command into one list, with absolute paths.
 

@@ -167,7 +167,7 @@ class Label:
 
     def _train(self, training: Path) -> Path:
         """Train the classifier of the finding, or go on with it; return its run folder."""
-        from fundusforge.cli.fitting import fit
+        from fundusforge.cli.fitting import fit_whole
         from fundusforge.models import LOOPS, PRESETS
         from fundusforge.models.classifier import ClassifierConfig
         from fundusforge.records import DatasetError, write_text
@@ -184,9 +184,7 @@ class Label:
             if json.loads(note.read_text("utf-8")) != settings:
                 raise DatasetError(f"{note}: the classifier was trained otherwise; name another folder")
             return run
-        result = fit(config, [training], run, loop=loop, resume=True, quiet=self.quiet)
-        if result is None or not result["finished"]:
-            raise DatasetError(f"{run}: the training was interrupted; the same command goes on with it")
+        fit_whole(config, [training], run, loop=loop, quiet=self.quiet)
         write_text(note, json.dumps(settings, indent=2) + "\n")
         return run
 

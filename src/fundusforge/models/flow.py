@@ -232,10 +232,10 @@ class Generator(nn.Module):
         """
         steps = steps or self.config.steps
         at = [(step / steps) ** CROWDED for step in range(steps + 1)]
-        x = noise
+        x, left_open = noise, torch.full_like(severity, torch.nan)
 
         def velocity(x: Tensor, time: float) -> Tensor:
-            now, left_open = x.new_full((len(x),), time), torch.full_like(severity, torch.nan)
+            now = x.new_full((len(x),), time)
             found = self(x, now, masks, severity)
             if guidance != 1:
                 found = torch.lerp(self(x, now, masks, left_open), found, guidance)
